@@ -1,0 +1,43 @@
+"""Watch the rank of every layer of a PyTorch model while it trains.
+
+Importing this package loads neither torch, nor lightning, nor tensorboard: each
+public name below is resolved when it is first used.
+"""
+
+from svdhooks._lazy import lazy_names
+
+__version__ = "0.1.0"
+
+_TABLE = {
+    "Covariance": "svdhooks.quantities.covariance",
+    "MemorySink": "svdhooks.sinks.memory",
+    "Moments": "svdhooks.linalg.moments",
+    "ProbeOptions": "svdhooks.probe",
+    "Record": "svdhooks.record",
+    "Recorder": "svdhooks.recorder",
+    "RunLog": "svdhooks.runlog",
+    "Schedule": "svdhooks.schedule",
+    "Sink": "svdhooks.sinks",
+    "SpectrumMonitor": "svdhooks.lightning",
+    "TensorBoardSink": "svdhooks.sinks.tensorboard",
+    "WeightSpectrum": "svdhooks.quantities.weight_spectrum",
+    "any_of": "svdhooks.schedule",
+    "at": "svdhooks.schedule",
+    "every": "svdhooks.schedule",
+    "layers": "svdhooks.layers",
+    "lightning": "svdhooks.lightning",
+    "linalg": "svdhooks.linalg",
+    "log_spaced": "svdhooks.schedule",
+    "quantities": "svdhooks.quantities",
+    "runs": "svdhooks.runlog",
+    "scan": "svdhooks.recorder",
+    "schedule": "svdhooks.schedule",
+    "watch": "svdhooks.recorder",
+}
+
+__all__ = [
+    *_TABLE,
+    "__version__",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _TABLE)

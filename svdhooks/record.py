@@ -1,0 +1,60 @@
+"""One measurement of one layer at one training step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OK = "ok"
+"""Status of a record whose values can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was measured on one matrix of one layer.
+
+    A record with an empty ``layer`` speaks of the whole run: quantity ``"run"``
+    (time spent, position on the logger's axis) or ``"meta"`` (layer table,
+    configuration).
+
+    Attributes:
+        step: Optimiser updates contained in the weights.
+        layer: Canonical name of the layer, or of the tap.
+        quantity: Name of the quantity, for example ``"weight_spectrum"``.
+        values: Field name -> array. ``"spectrum"`` holds the singular values
+            (weights) or the eigenvalues (covariances), descending; every other
+            field is a scalar measure, a 0-d array.
+        status: ``"ok"``, or in words why the values are NaN.
+        method: How the spectrum was computed, for example ``"gram"``.
+        seconds: Time it took on the training thread.
+        point: Which matrix: ``"weight"``, ``"input"`` or ``"output"``.
+        marks: Reservations about the values: ``"below_noise"``,
+            ``"sample_limited"``, ``"lower_bound"``.
+    """
+
+    step: int
+    layer: str
+    quantity: str
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    status: str = OK
+    method: str = ""
+    seconds: float = 0.0
+    point: str = ""
+    marks: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the values can be used."""
+        return self.status == OK
+
+    @property
+    def spectrum(self) -> NDArray[Any]:
+        """The spectrum, descending; empty if this record has none."""
+        return self.values.get("spectrum", np.empty(0))
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The scalar fields, as floats."""
+        return {k: float(v) for k, v in self.values.items() if np.ndim(v) == 0}
