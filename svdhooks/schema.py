@@ -4,21 +4,31 @@ One run is one directory of event files, ``<log_dir>/svdhooks/``. Each record is
 Event with one Summary; stock scalars go into a second Event where the logger's own
 x coordinate differs from the step. Tags:
 
-========================================  ==========================================
-``svdhooks/meta``                         JSON: version, layers, configuration;
-                                          first record of a file and on change
-``svdhooks/record``                       JSON: what is said of this record (status,
-                                          method, marks, seconds, overhead)
-``svdhooks/weight/<layer>``               float32 ``[k]``, display form of the
-                                          singular values
-``svdhooks/input/<layer>``, ``…/output``  the same of covariance eigenvalues
-``svdhooks_full/<point>/<layer>``         float32 ``[n]``, only where n > k
-``svdhooks/measure/<point>_<field>``      float32 ``[layers]`` in the order of
-                                          ``meta``; NaN where not measured
-``svd_<point>_<field>/<layer>``           stock scalars
-``svd_summary/<point>_<field>_<pXX>``     stock scalars: percentiles over layers
-``svd_spectrum/<layer>``                  stock histogram: index -> singular value
-========================================  ==========================================
+==========================================  ========================================
+``svdhooks/meta``                           JSON: version, layers, configuration; in
+                                            the first two records of a file and on
+                                            change (twice, so that one damaged record
+                                            costs no names)
+``svdhooks/record``                         JSON: what is said of this record (status,
+                                            method, marks, seconds, overhead); see
+                                            `svdhooks.notes`
+``svdhooks/weight/<layer>``                 float32 ``[k]``, display form of the
+                                            singular values
+``svdhooks/input/<layer>``, ``…/output``    the same of covariance eigenvalues
+``svdhooks_full/<point>/<layer>``           ``[m]``, the spectrum as measured, only
+                                            where the display form does not hold it
+``svdhooks/measure/<point>_<field>``        float32 ``[layers]`` in the order of
+                                            ``meta``; NaN where not measured
+``svd_<point>_<field>/<layer>``             stock scalars
+``svd_summary/<point>_<field>_<statistic>`` stock scalars: min, p10, median, p90 over
+                                            layers
+``svd_spectrum/<layer>``                    stock histogram: index -> singular value
+==========================================  ========================================
+
+The length ``n`` of a spectrum is constant per layer and point, and stands in the
+content of its tag (`spectrum_content`). A covariance of few samples has fewer
+eigenvalues: the full form holds those, the display form is that of the spectrum padded
+with zeros to ``n``.
 
 Reserved for later versions: ``svdhooks/edges/<pair>``, ``svdhooks/pairs``,
 ``svdhooks/vectors``, ``svdhooks/moments``, ``svdhooks/local_rank/<layer>``,
@@ -26,7 +36,9 @@ Reserved for later versions: ``svdhooks/edges/<pair>``, ``svdhooks/pairs``,
 know and refuse no version; they say when a log is newer than they are.
 """
 
-from urllib.parse import quote
+import functools
+import json
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +50,16 @@ SUBDIRECTORY = "svdhooks"
 
 META_TAG = "svdhooks/meta"
 RECORD_TAG = "svdhooks/record"
+ALARM_TAG = "svdhooks/alarm"
 MEASURE_PREFIX = "svdhooks/measure/"
 POINTS = ("weight", "input", "output")
+HEADLINES = (
+    ("weight", "stable_rank"),
+    ("weight", "spectral_norm"),
+    ("input", "effective_rank"),
+    ("output", "effective_rank"),
+)
+"""Measures with a stock scalar per layer, and their statistics over layers."""
 
 DISPLAY_POINTS = 256
 
@@ -59,11 +79,70 @@ def measure_tag(point: str, field: str) -> str:
     return f"{MEASURE_PREFIX}{point}_{field}"
 
 
+def stock_tag(point: str, field: str, layer: str) -> str:
+    """Tag of one scalar measure of one layer for the Scalars dashboard."""
+    return f"svd_{point}_{field}/{escape(layer)}"
+
+
+def summary_tag(point: str, field: str, statistic: str) -> str:
+    """Tag of a statistic over layers, for example ``statistic="median"``."""
+    return f"svd_summary/{point}_{field}_{statistic}"
+
+
+def histogram_tag(layer: str) -> str:
+    """Tag of a layer's singular values, drawn as a histogram over their index."""
+    return f"svd_spectrum/{escape(layer)}"
+
+
 def escape(layer: str) -> str:
     """A layer name as one tag component: ``/`` would nest, ``%`` would be ambiguous."""
     return quote(layer, safe="") if "/" in layer or "%" in layer else layer
 
 
+def layer_of(tag: str) -> tuple[str, str] | None:
+    """The point and the layer that the tag of a spectrum, either form, speaks of.
+
+    Args:
+        tag: Any tag.
+
+    Returns:
+        ``(point, layer)``, or None if it is no spectrum's tag.
+    """
+    owner, _, rest = tag.partition("/")
+    point, _, layer = rest.partition("/")
+    if owner not in {PLUGIN, PLUGIN_FULL} or point not in POINTS or not layer:
+        return None
+    return point, unquote(layer)
+
+
+@functools.lru_cache(maxsize=65536)
+def spectrum_content(layer: str, point: str, n: int, shape: tuple[int, ...]) -> str:
+    """What the metadata of a spectrum's tags say, as JSON.
+
+    Args:
+        layer: Its name, unescaped.
+        point: Which matrix of the layer.
+        n: Length of the full spectrum.
+        shape: Of the layer's weight; empty for taps.
+
+    Returns:
+        JSON: ``v``, ``layer``, ``point``, ``n``, ``k`` (length of the display form),
+        ``limit`` (so that ``display_index(n, limit)`` says which entries it has),
+        ``shape``.
+    """
+    content = {
+        "v": VERSION,
+        "layer": layer,
+        "point": point,
+        "n": n,
+        "k": len(display_index(n)),
+        "limit": DISPLAY_POINTS,
+        "shape": list(shape),
+    }
+    return json.dumps(content, separators=(",", ":"))
+
+
+@functools.lru_cache(maxsize=4096)
 def display_index(n: int, k: int = DISPLAY_POINTS) -> NDArray[np.int64]:
     """0-based indices of the display form of a spectrum of length ``n``.
 
@@ -75,19 +154,24 @@ def display_index(n: int, k: int = DISPLAY_POINTS) -> NDArray[np.int64]:
         k: Largest length of the display form.
 
     Returns:
-        Strictly increasing indices.
+        Strictly increasing indices; shared, so not to be written to.
     """
-    if n <= k:
-        return np.arange(n)
+    index = np.arange(n) if n <= k else _geometric(n, _most_candidates(n, k))
+    index.flags.writeable = False
+    return index
+
+
+def _most_candidates(n: int, k: int) -> int:
+    """The largest number of candidates of which at most ``k`` are distinct."""
     # more candidates than k, because neighbours coincide at the dense end
     low, high = k, 64 * k
-    while low < high:  # the largest number of candidates with at most k distinct
+    while low < high:
         middle = (low + high + 1) // 2
         if len(_geometric(n, middle)) <= k:
             low = middle
         else:
             high = middle - 1
-    return _geometric(n, low)
+    return low
 
 
 def _geometric(n: int, count: int) -> NDArray[np.int64]:
