@@ -30,9 +30,9 @@ _TABLE = {
     "log_spaced": "svdhooks.schedule",
     "quantities": "svdhooks.quantities",
     "runs": "svdhooks.runlog",
-    "scan": "svdhooks.recorder",
+    "scan": "svdhooks.front",
     "schedule": "svdhooks.schedule",
-    "watch": "svdhooks.recorder",
+    "watch": "svdhooks.front",
 }
 
 __all__ = [

@@ -153,6 +153,8 @@ def _unreadable(layer: Layer) -> str | None:
         return _LAZY
     if weight.is_meta:
         return "on the meta device: it has no values yet"
+    if hasattr(weight, "placements"):  # a DTensor: reading it would communicate
+        return "sharded over several processes, which this version does not read"
     if weight.layout != torch.strided:
         return f"its weight is {weight.layout}, not dense"
     if not (weight.is_floating_point() or weight.is_complex()) or weight.itemsize < 2:
@@ -165,11 +167,11 @@ def _with_tie(layer: Layer, first_name: dict[tuple[Any, ...], str]) -> Layer:
     if parametrize.is_parametrized(layer.module, layer.parameter):
         return layer  # computed anew at each reading: no storage to compare
     weight = layer.weight()
+    # strides sorted: an embedding and a head may hold one weight transposed
     key = (
         weight.untyped_storage().data_ptr(),
         weight.storage_offset(),
-        tuple(weight.shape),
-        weight.stride(),
+        *sorted(zip(weight.shape, weight.stride(), strict=True)),
     )
     if weight.numel() == 0 or key[0] == 0:
         return layer

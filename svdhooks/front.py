@@ -1,0 +1,111 @@
+"""The front door: watch a training loop, or scan a model now."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from svdhooks.layers import Selector, find_layers, unwrap
+from svdhooks.measuring import Measurer
+from svdhooks.probe import Forward, ProbeOptions
+from svdhooks.quantities import WeightSpectrum
+from svdhooks.record import Record
+from svdhooks.recorder import Recorder
+from svdhooks.reports import OnError, Reporter
+from svdhooks.schedule import Schedule
+from svdhooks.settings import Observe, QuantityChoice, make_settings
+from svdhooks.sinks import Sink
+
+
+def watch(
+    model: nn.Module,
+    log_dir: str | Path | None,
+    *,
+    every: int | None = None,
+    schedule: Schedule | None = None,
+    layers: Selector | Sequence[Selector] | None = None,
+    taps: Mapping[str, str] | None = None,
+    quantities: QuantityChoice = None,
+    probe: Any = None,
+    probe_options: ProbeOptions | None = None,
+    forward: Forward | None = None,
+    observe: Observe = "probe",
+    optimizer: Optimizer | None = None,
+    max_overhead: float | None = 0.01,
+    alarms: object = None,
+    start_step: int | None = None,
+    on_error: OnError = "warn",
+    sinks: Sequence[Sink] = (),
+) -> Recorder:
+    """Record every layer's rank while ``model`` trains in a plain loop.
+
+    Args:
+        model: The object that the training loop calls.
+        log_dir: The run's directory; the log goes to ``<log_dir>/svdhooks``. None: no
+            log file, only ``sinks``.
+        every: Interval in optimiser steps (default 100).
+        schedule: A schedule instead: ``log_spaced()``, ``at(0, 10)``, ``any_of(...)``.
+        layers: Which layers: globs, module types, a predicate ``(name, module)``.
+        taps: Reserved.
+        quantities: Names or objects (default: weight spectra and covariances).
+        probe: The reference batch: tensor; tuple of positional arguments; mapping of
+            keyword arguments. None: captured from the first training batch.
+        probe_options: Mask, what a sample is, how the batch is kept.
+        forward: ``(model, batch)``, for models that are called otherwise.
+        observe: Only ``"probe"`` in this version.
+        optimizer: Its updates are counted, and `Recorder.step` need not be called.
+        max_overhead: Largest share of training time beyond a credit of 10 s; None:
+            no limit.
+        alarms: Reserved.
+        start_step: Resume: updates already in the weights. Records at or after it in
+            ``log_dir`` are superseded.
+        on_error: ``"warn"``, or ``"raise"`` to let failed measurements stop training.
+        sinks: Further receivers of records, such as `MemorySink`.
+
+    Returns:
+        The recorder, a context manager.
+
+    Raises:
+        ValueError: If an argument is out of range or no layer matches.
+        TypeError: If an argument is of a wrong kind.
+        OSError: If ``log_dir`` cannot be written or already holds records.
+    """
+    settings = make_settings(
+        every,
+        schedule,
+        quantities,
+        {"taps": taps, "observe": observe, "alarms": alarms},
+        layers=layers,
+        probe=probe,
+        probe_options=probe_options or ProbeOptions(),
+        forward=forward,
+        max_overhead=max_overhead,
+        on_error=on_error,
+        start_step=start_step,
+    )
+    return Recorder(model, log_dir, settings, optimizer=optimizer, sinks=sinks)
+
+
+def scan(
+    model: nn.Module, layers: Selector | Sequence[Selector] | None = None
+) -> list[Record]:
+    """Weight spectra and ranks of every layer, now.
+
+    Args:
+        model: The model; wrappers are looked through.
+        layers: Which layers: globs, module types, a predicate ``(name, module)``.
+
+    Returns:
+        One record per layer, in the order of the model; tied weights once.
+
+    Raises:
+        ValueError: If no layer can be watched.
+    """
+    measurer = Measurer(
+        unwrap(model), find_layers(model, layers), ProbeOptions(), None, Reporter()
+    )
+    quantity = WeightSpectrum()
+    parts = set(measurer.parts([quantity], probing=False))
+    return measurer.measure(0, [quantity], parts, None).records

@@ -1,0 +1,180 @@
+"""The only file that registers hooks. Every hook has an owner that removes it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from svdhooks.layers import Call, Layer, PointValue
+
+Receive = Callable[[Layer, Mapping[str, PointValue]], None]
+Fail = Callable[[Layer, Exception], None]
+
+
+@contextmanager
+def observed(layers: Sequence[Layer], receive: Receive, fail: Fail) -> Iterator[None]:
+    """Hand what passes the points of ``layers`` to ``receive``, call by call.
+
+    The values are handed over inside the hook, before a successor can overwrite them
+    in place. Autocast is off and no graph is recorded there. An error in ``receive``
+    goes to ``fail`` and does not reach the model.
+
+    Args:
+        layers: Whose points to observe.
+        receive: Called with layer and values; must not keep the tensors.
+        fail: Called with the layer and the error.
+
+    Yields:
+        Nothing. All hooks are gone afterwards.
+    """
+    by_module: dict[int, list[Layer]] = {}
+    for layer in layers:
+        by_module.setdefault(id(layer.module), []).append(layer)
+
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        call = Call(module, args, kwargs, output)
+        with torch.no_grad(), _autocast_off():
+            for layer in by_module[id(module)]:
+                try:
+                    receive(layer, layer.read(call))
+                except Exception as error:  # noqa: BLE001  # a measurement may fail
+                    fail(layer, error)
+
+    with _forward_hooks([same[0].module for same in by_module.values()], hook):
+        yield
+
+
+@contextmanager
+def count_calls(modules: Sequence[nn.Module]) -> Iterator[Mapping[int, int]]:
+    """Count the forward calls of modules.
+
+    Args:
+        modules: Which ones; repeated entries count once.
+
+    Yields:
+        ``id(module)`` -> calls so far. All hooks are gone afterwards.
+    """
+    distinct = {id(module): module for module in modules}
+    calls = dict.fromkeys(distinct, 0)
+
+    def hook(module: nn.Module, *_: Any) -> None:
+        calls[id(module)] += 1
+
+    with _forward_hooks(list(distinct.values()), hook):
+        yield calls
+
+
+@contextmanager
+def _forward_hooks(
+    modules: Sequence[nn.Module], hook: Callable[..., None]
+) -> Iterator[None]:
+    """Keep a forward hook on modules for a while."""
+    handles: list[RemovableHandle] = []
+    try:
+        handles.extend(
+            module.register_forward_hook(hook, with_kwargs=True) for module in modules
+        )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _autocast_off() -> Iterator[None]:
+    """Autocast would make every product in a hook bfloat16."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """What a copied or unpickled capture hook does."""
+
+
+class _Capture:
+    """A root forward pre-hook that hands over the arguments of one training call.
+
+    It copies and pickles as a function that does nothing, so that a copy of the
+    model (an EMA, a checkpoint) captures nothing.
+    """
+
+    def __init__(
+        self, deliver: Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+    ) -> None:
+        self._deliver: Callable[[tuple[Any, ...], Mapping[str, Any]], None] | None
+        self._deliver = deliver
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._deliver is None or not module.training:
+            return
+        deliver, self._deliver = self._deliver, None
+        deliver(args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _nothing
+
+    def __copy__(self) -> Callable[..., None]:
+        return _nothing
+
+    def __reduce__(self) -> str:
+        return "_nothing"
+
+
+def capture_next_call(
+    model: nn.Module, deliver: Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+) -> RemovableHandle:
+    """Hand the arguments of the model's next call in training mode to ``deliver``.
+
+    Args:
+        model: The object that the training loop calls.
+        deliver: Called once, with the positional and the keyword arguments.
+
+    Returns:
+        The handle; the hook does not remove itself.
+    """
+    return model.register_forward_pre_hook(_Capture(deliver), with_kwargs=True)
+
+
+def after_each_update(
+    optimizer: Optimizer, notify: Callable[[], None]
+) -> RemovableHandle:
+    """Call ``notify`` after every real update of an optimiser.
+
+    A step that a gradient scaler skips is no update; accumulation and learning-rate
+    schedulers do not disturb the count.
+
+    Args:
+        optimizer: A torch optimiser; wrappers that keep one in ``.optimizer``
+            (Lightning, Accelerate) are looked through.
+        notify: Called without arguments.
+
+    Returns:
+        The handle.
+
+    Raises:
+        TypeError: If there is no torch optimiser to be found.
+    """
+    inner: Any = optimizer
+    while not isinstance(inner, Optimizer) and hasattr(inner, "optimizer"):
+        inner = inner.optimizer
+    if not isinstance(inner, Optimizer):
+        raise TypeError(
+            f"Found {type(optimizer).__name__} as optimizer=; expected a "
+            "torch.optim.Optimizer."
+        )
+
+    def hook(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        notify()
+
+    return inner.register_step_post_hook(hook)

@@ -1,0 +1,218 @@
+"""Run a model on the side of its training and leave no trace."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+SEED = 0
+"""Random streams start from here in every probe, so that records are comparable."""
+
+
+@contextmanager
+def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[None]:
+    """Make a forward pass on the side of training possible, then restore everything.
+
+    Inside: every module is in evaluation mode (flags set one by one, so that no
+    override of ``train()`` runs), nothing is compiled, autocast and inference mode
+    are off, no graph is recorded (unless ``derivatives``), checkpointed segments run
+    inline, attention takes its plain path, and all random streams start from a fixed
+    seed. Afterwards: the random state of Python, NumPy, the CPU and all used GPUs,
+    every buffer, every plain attribute and every training flag are as before.
+
+    What cannot be seen is not restored: containers that a forward changes in place
+    (a list it appends to) and state outside the model.
+
+    Args:
+        model: The plain module (not a compiled or DDP wrapper).
+        derivatives: Prepare for Jacobians: record graphs, and use the attention and
+            RNN kernels that forward-mode differentiation knows.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RuntimeError: If the forward changed parameters in place; they cannot be
+            restored, so the caller must not probe this model again.
+    """
+    modules = list(model.modules())
+    with ExitStack() as stack:
+        stack.enter_context(_random_state(model))
+        stack.enter_context(_attributes(modules))
+        stack.enter_context(_buffers(modules))
+        stack.enter_context(_parameters(model))
+        stack.enter_context(_eager())
+        stack.enter_context(_plain_kernels(modules, derivatives))
+        stack.enter_context(_inline_checkpoints())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(derivatives))
+        for device in _devices(model) | {"cpu"}:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        for module in modules:
+            module.training = False
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                # with a maximum, the forward rewrites rows of the weight
+                module.max_norm = None
+        yield
+
+
+def _devices(model: nn.Module) -> set[str]:
+    return {
+        p.device.type
+        for p in model.parameters()
+        if p.device.type not in {"meta", "cpu"}
+    }
+
+
+@contextmanager
+def _random_state(model: nn.Module) -> Iterator[None]:
+    """Fix all random streams, then put them back."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # default_generator, not torch.manual_seed: that one also seeds GPUs that are
+    # not initialised yet, and so changes the random stream of later training
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.extend(torch.cuda.default_generators)
+    states = [generator.get_state() for generator in generators]
+    mps = torch.mps.get_rng_state() if "mps" in _devices(model) else None
+    try:
+        random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002
+        for generator in generators:
+            generator.manual_seed(SEED)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+_CONTAINERS = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def _attributes(modules: list[nn.Module]) -> Iterator[None]:
+    """Put back every attribute that was rebound: flags, counters, caches."""
+    before = [dict(module.__dict__) for module in modules]
+    tables = [
+        {name: dict(module.__dict__[name]) for name in _CONTAINERS}
+        for module in modules
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, inner in zip(modules, before, tables, strict=True):
+            _restore(module.__dict__, attributes)
+            for name, entries in inner.items():
+                _restore(module.__dict__[name], entries)
+
+
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Make ``now`` hold the same objects as ``before``; in place."""
+    for key in now.keys() - before.keys():
+        del now[key]
+    for key, value in before.items():
+        if key not in now or now[key] is not value:
+            now[key] = value
+
+
+@contextmanager
+def _buffers(modules: list[nn.Module]) -> Iterator[None]:
+    """Put back the content of every buffer whose version moved."""
+    buffers = {
+        id(b): b
+        for module in modules
+        for b in module._buffers.values()
+        if isinstance(b, Tensor) and not b.is_meta
+    }
+    # inference tensors track no version and refuse updates in place
+    kept = [
+        (b, b._version, b.detach().clone())
+        for b in buffers.values()
+        if not b.is_inference()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, content in kept:
+                if buffer._version != version:
+                    buffer.copy_(content)
+                    # content as before: a graph that saved it may still use it
+                    torch._C._autograd._unsafe_set_version_counter(
+                        (buffer,), (version,)
+                    )
+
+
+@contextmanager
+def _parameters(model: nn.Module) -> Iterator[None]:
+    """Notice parameters that the forward changes in place."""
+    before = [
+        (name, p, p._version)
+        for name, p in model.named_parameters()
+        if not p.is_inference()
+    ]
+    yield
+    moved = [name for name, p, version in before if p._version != version]
+    if moved:
+        raise RuntimeError(
+            f"the forward changes parameters in place ({', '.join(moved[:3])}); such a "
+            "model cannot be run on the side of its training"
+        )
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Run compiled parts eagerly: hooks added after compilation never fire."""
+    # nothing can be compiled before dynamo is imported, which takes a second
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _plain_kernels(modules: list[nn.Module], derivatives: bool) -> Iterator[None]:
+    """Turn off kernels that skip hooks or have no derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        if derivatives:
+            backend = torch.nn.attention.SDPBackend.MATH
+            stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
+            if any(isinstance(module, nn.RNNBase) for module in modules):
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _InlineCheckpoint:
+    """Stands in for ``CheckpointFunction``: calls the segment, keeps nothing."""
+
+    @staticmethod
+    def apply(function: Any, _preserve_random_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def _inline_checkpoints() -> Iterator[None]:
+    module: Any = torch.utils.checkpoint
+    original = module.CheckpointFunction
+    try:
+        module.CheckpointFunction = _InlineCheckpoint
+        yield
+    finally:
+        module.CheckpointFunction = original

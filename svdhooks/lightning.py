@@ -1,0 +1,303 @@
+"""The Lightning callback: a thin adapter of `Recorder`.
+
+Works with ``lightning.pytorch`` and ``pytorch_lightning`` trainers.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from svdhooks.hooks import after_each_update
+from svdhooks.layers import Selector
+from svdhooks.monitor import check_monitored, monitored_values
+from svdhooks.probe import Forward, ProbeOptions
+from svdhooks.recorder import Recorder
+from svdhooks.reports import OnError
+from svdhooks.schedule import Schedule
+from svdhooks.settings import Observe, QuantityChoice, make_settings
+from svdhooks.sinks import Sink
+
+_ROOTS = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _callback_bases() -> tuple[type, ...]:
+    """The ``Callback`` of every Lightning root in use.
+
+    A subclass of either runs under both trainers; inheriting from both passes
+    ``isinstance`` in both.
+    """
+    loaded = [root for root in _ROOTS if root in sys.modules]
+    if not loaded:
+        for root in _ROOTS:
+            try:
+                importlib.import_module(root)
+            except ModuleNotFoundError:
+                continue
+            loaded = [root]
+            break
+    if not loaded:
+        raise ModuleNotFoundError(
+            "svdhooks.lightning needs Lightning: pip install lightning"
+        )
+    return tuple(sys.modules[root].Callback for root in loaded)
+
+
+class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend on what is imported
+    """Record every layer's rank while a Lightning trainer fits.
+
+    ``Trainer(callbacks=[SpectrumMonitor(every_n_steps=100)])`` is all that is needed.
+    The log goes to ``<log_dir>/svdhooks``, where ``log_dir`` is that of the first
+    TensorBoard logger, else the trainer's.
+
+    Args:
+        every_n_steps: Interval in optimiser steps (default 100).
+        schedule: A schedule instead: ``log_spaced()``, ``at(0, 10)``, ``any_of(...)``.
+        layers: Which layers: globs, module types, a predicate ``(name, module)``.
+        taps: Reserved.
+        quantities: Names or objects (default: weight spectra and covariances).
+        probe: The reference batch; None: the first training batch.
+        probe_options: Mask, what a sample is, how the batch is kept.
+        forward: ``(module, batch)``; needed by a module without ``forward``.
+        observe: Only ``"probe"`` in this version.
+        max_overhead: Largest share of training time beyond a credit of 10 s; None:
+            no limit.
+        alarms: Reserved.
+        log_dir: The run's directory; None: as above.
+        on_error: ``"warn"``, or ``"raise"`` to let failed measurements stop training.
+        monitor: Measures to log so that ``EarlyStopping`` and ``ModelCheckpoint``
+            find them: ``"output_effective_rank/encoder.0"`` for one layer,
+            ``"weight_stable_rank/median"`` (min, median, max) over all.
+        optimizer: Index of the optimiser whose updates are counted.
+        sinks: Further receivers of records, such as `MemorySink`.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        *,
+        schedule: Schedule | None = None,
+        layers: Selector | Sequence[Selector] | None = None,
+        taps: Mapping[str, str] | None = None,
+        quantities: QuantityChoice = None,
+        probe: Any = None,
+        probe_options: ProbeOptions | None = None,
+        forward: Forward | None = None,
+        observe: Observe = "probe",
+        max_overhead: float | None = 0.01,
+        alarms: object = None,
+        log_dir: str | Path | None = None,
+        on_error: OnError = "warn",
+        monitor: Sequence[str] = (),
+        optimizer: int = 0,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        super().__init__()
+        self._options: dict[str, Any] = {
+            "every_n_steps": every_n_steps,
+            "schedule": schedule,
+            "quantities": quantities,
+            "unavailable": {"taps": taps, "observe": observe, "alarms": alarms},
+            "layers": layers,
+            "probe": probe,
+            "probe_options": probe_options or ProbeOptions(),
+            "forward": forward,
+            "max_overhead": max_overhead,
+            "on_error": on_error,
+        }
+        make_settings(**self._options)  # a wrong argument is told here
+        self._log_dir = log_dir
+        self._monitor = tuple(monitor)
+        self._optimizer = optimizer
+        self._sinks = tuple(sinks)
+        self._directory: Path | None = None
+        self._count = 0
+        self._restored = False
+        self._begun = False
+        self._recorder: Recorder | None = None
+        self._handle: RemovableHandle | None = None
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The recorder while a fit runs, on the process that writes."""
+        return self._recorder
+
+    # --- Lightning calls these ------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Tells several monitors of one trainer apart in its checkpoints."""
+        described = make_settings(**self._options).describe()
+        return self._generate_state_key(  # type: ignore[no-any-return]
+            log_dir=str(self._log_dir),
+            **{k: described[k] for k in ("schedule", "layers", "quantities")},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Updates so far, as plain numbers, for the trainer's checkpoint."""
+        return {"step": self._count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue counting where the checkpoint was saved.
+
+        Args:
+            state_dict: What `state_dict` gave.
+        """
+        self._count = int(state_dict["step"])
+        self._restored = True
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Find out where to write; on every process, because Lightning communicates.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            stage: Only ``"fit"`` matters.
+        """
+        if stage == "fit":
+            self._directory = self._find_directory(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Set up the recorder; wrong configuration is raised here.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        self._close()
+        if not trainer.is_global_zero:
+            return
+        resumed = self._restored or trainer.global_step > 0
+        if not resumed:
+            self._count = 0
+        elif self._count == 0:  # a checkpoint saved without this callback
+            self._count = trainer.global_step
+        settings = make_settings(
+            **self._options, start_step=self._count if resumed else None
+        )
+        self._recorder = Recorder(
+            pl_module, self._directory, settings, sinks=self._sinks, begin=False
+        )
+        check_monitored(self._monitor, [layer.name for layer in self._recorder.layers])
+        self._handle = after_each_update(self._followed(trainer), self._updated)
+        self._begun = self._restored = False
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record the state before the first update, once a batch is at hand.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            batch: The batch, on the device.
+            batch_idx: Its number.
+        """
+        if self._recorder is None or self._begun:
+            return
+        self._begun = True
+        usable = self._options["forward"] is not None or _defines_forward(pl_module)
+        if not usable:
+            self._recorder.say_no_forward(type(pl_module).__name__)
+        self._recorder.begin(batch if usable else None, _context(trainer, batch_idx))
+        self._log_monitored(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record if an update made a record due.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            outputs: Unused.
+            batch: Unused.
+            batch_idx: Its number.
+        """
+        if self._recorder is None:
+            return
+        context = _context(trainer, batch_idx)
+        if self._recorder.step(step=self._count, context=context):
+            self._log_monitored(pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Close the log."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Any, pl_module: Any, exception: BaseException
+    ) -> None:
+        """Close the log; after an exception Lightning calls nothing else."""
+        self._close()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Close the log, if nothing else did."""
+        self._close()
+
+    # --- inside -----------------------------------------------------------------------
+
+    def _updated(self) -> None:
+        self._count += 1
+
+    def _followed(self, trainer: Any) -> Optimizer:
+        """The optimiser whose updates are counted."""
+        optimizers: list[Optimizer] = trainer.optimizers
+        if not 0 <= self._optimizer < len(optimizers):
+            raise ValueError(
+                f"SpectrumMonitor(optimizer={self._optimizer}): the module has "
+                f"{len(optimizers)} optimiser(s); expected an index below that."
+            )
+        return optimizers[self._optimizer]
+
+    def _find_directory(self, trainer: Any) -> Path | None:
+        """The explicit directory, the first TensorBoard logger's, or the trainer's."""
+        own = trainer.log_dir  # communicates: ask on every process
+        if trainer.fast_dev_run:
+            return None
+        if self._log_dir is not None:
+            return Path(self._log_dir)
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "TensorBoardLogger":
+                return Path(logger.log_dir)
+        return Path(own or trainer.default_root_dir)
+
+    def _log_monitored(self, pl_module: Any) -> None:
+        if self._recorder is None or not self._monitor:
+            return
+        for name, value in monitored_values(self._monitor, self._recorder.last).items():
+            # not to the loggers: the log has it
+            pl_module.log(name, value, logger=False, batch_size=1, rank_zero_only=True)
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
+
+
+def _defines_forward(module: Any) -> bool:
+    """Whether a LightningModule can be called; the base class only pretends."""
+    return not type(module).forward.__module__.startswith((
+        "lightning.pytorch.",
+        "pytorch_lightning.",
+        "torch.nn.modules.",
+    ))
+
+
+def _context(trainer: Any, batch_idx: int) -> dict[str, float]:
+    """Where the trainer stands, for the record."""
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    # private, and what Lightning's own loggers use as x coordinate
+    logged = getattr(loop, "_batches_that_stepped", trainer.global_step)
+    return {
+        "logged_step": logged,
+        "global_step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "batch_idx": batch_idx,
+    }

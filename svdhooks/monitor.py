@@ -1,0 +1,76 @@
+"""Named measures, for callbacks that stop or save on them."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from svdhooks import linalg
+from svdhooks.quantities import COVARIANCE_MEASURES
+from svdhooks.record import Record
+
+_OVER_LAYERS = {"min": np.min, "median": np.median, "max": np.max}
+
+
+def check_monitored(names: Sequence[str], layers: Sequence[str]) -> None:
+    """Refuse names that no record will ever fill.
+
+    Args:
+        names: ``"<point>_<measure>/<layer>"`` or ``"<point>_<measure>/median"``.
+        layers: Names of the layers that are watched.
+
+    Raises:
+        ValueError: If the measure or the layer is unknown.
+    """
+    for name in names:
+        measure, _, subject = name.partition("/")
+        if measure not in measures():
+            raise ValueError(_unknown("measure", measure, name, measures()))
+        subjects = [*layers, *_OVER_LAYERS]
+        if subject not in subjects:
+            raise ValueError(_unknown("layer", subject, name, subjects))
+
+
+def measures() -> list[str]:
+    """All measures that can be monitored, ``<point>_<field>``."""
+    covariance = [f"{p}_{m}" for p in ("input", "output") for m in COVARIANCE_MEASURES]
+    return [f"weight_{m}" for m in linalg.WEIGHT_MEASURES] + covariance
+
+
+def monitored_values(
+    names: Sequence[str], last: Mapping[tuple[str, str], Record]
+) -> dict[str, float]:
+    """The latest values of monitored measures.
+
+    Args:
+        names: As checked by `check_monitored`.
+        last: ``(layer, point)`` -> latest record.
+
+    Returns:
+        Name -> value, for those that were recorded at least once.
+    """
+    values = {}
+    for name in names:
+        measure, _, subject = name.partition("/")
+        point, _, field = measure.partition("_")
+        found = [
+            float(record.values[field])
+            for (layer, of), record in last.items()
+            if of == point
+            and field in record.values
+            and subject in {layer, *_OVER_LAYERS}
+        ]
+        if found and subject in _OVER_LAYERS:
+            values[name] = float(_OVER_LAYERS[subject](found))
+        elif found:
+            values[name] = found[0]
+    return values
+
+
+def _unknown(kind: str, found: str, name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(found, known, 3, 0.5) or list(known)[:8]
+    return (
+        f"monitor={name!r}: unknown {kind} {found!r}; did you mean {', '.join(close)}? "
+        "Expected '<point>_<measure>/<layer>', such as "
+        "'output_effective_rank/encoder.0', or '/min', '/median', '/max' over layers."
+    )

@@ -1,0 +1,296 @@
+"""The reference batch: what the probe feeds to the model at every record."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from svdhooks.layers import Samples
+
+Forward = Callable[[nn.Module, Any], Any]
+Mask = str | Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What of the reference batch counts, and how it is kept.
+
+    Attributes:
+        mask: Which tokens count: the key of a ``(batch, length)`` mask in the
+            reference batch (``"attention_mask"``), or a callable that takes the
+            batch and returns one. Padding distorts ranks: 60 % of it takes an
+            effective rank from 244 to 88.
+        samples: What a sample is where there is a sequence axis: every token, the
+            last one that counts, or the mean over those that count.
+        keep: What of the batch is stored with the run, so that a resumed run
+            probes the same one: ``"batch"``, or only its ``"hash"``.
+        max_bytes: A larger batch is stored as a hash in any case.
+    """
+
+    mask: Mask | None = None
+    samples: Samples = "tokens"
+    keep: Literal["batch", "hash"] = "batch"
+    max_bytes: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            ValueError: If one of them is unknown.
+            TypeError: If ``mask`` is neither a key nor a callable.
+        """
+        if self.samples not in {"tokens", "last", "mean"}:
+            raise ValueError(
+                f"samples={self.samples!r}: expected 'tokens', 'last' or 'mean'."
+            )
+        if self.keep not in {"batch", "hash"}:
+            raise ValueError(f"keep={self.keep!r}: expected 'batch' or 'hash'.")
+        if not (self.mask is None or isinstance(self.mask, str) or callable(self.mask)):
+            raise TypeError(
+                f"mask={self.mask!r}: expected the key of a mask in the batch, such as "
+                "'attention_mask', or a callable that takes the batch."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceBatch:
+    """A private copy of a batch and the way to call the model with it.
+
+    Attributes:
+        batch: What ``forward=`` and a callable ``mask`` receive.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+    """
+
+    batch: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def given(cls, probe: Any) -> "ReferenceBatch":
+        """From ``probe=``: tensor; tuple -> positional; mapping -> keyword arguments.
+
+        Args:
+            probe: As given by the user.
+
+        Returns:
+            The batch, copied.
+
+        Raises:
+            TypeError: If there is no tensor in ``probe``.
+        """
+        copy = _private(probe)
+        if not any(True for _ in _tensors(copy)):
+            raise TypeError(
+                f"Found probe={type(probe).__name__} without any tensor; expected a "
+                "tensor, a tuple of positional arguments or a mapping of keyword "
+                "arguments for the model. (A DataLoader: give one batch of it.)"
+            )
+        if isinstance(copy, Mapping):
+            return cls(copy, (), copy)
+        return cls(
+            copy, tuple(copy) if isinstance(copy, (tuple, list)) else (copy,), {}
+        )
+
+    @classmethod
+    def from_training(cls, batch: Any, model: nn.Module) -> "ReferenceBatch":
+        """From a batch of the training loop, whose targets the model does not take.
+
+        A tuple or list gives as many leading entries as ``forward`` requires, at
+        least one; a mapping gives the keys that ``forward`` names.
+
+        Args:
+            batch: As it comes from the loader.
+            model: Whose ``forward`` is looked at.
+
+        Returns:
+            The batch, copied.
+        """
+        copy = _private(batch)
+        if isinstance(copy, Mapping):
+            return cls(copy, (), _named_by_forward(copy, model))
+        if isinstance(copy, (tuple, list)):
+            return cls(copy, tuple(copy[: _required_arguments(model)]), {})
+        return cls(copy, (copy,), {})
+
+    @classmethod
+    def from_call(
+        cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "ReferenceBatch":
+        """From the arguments of a call of the model.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+
+        Returns:
+            The batch, copied.
+        """
+        args, kwargs = _private(args), _private(dict(kwargs))
+        if not args:
+            return cls(kwargs, (), kwargs)
+        return cls(args[0] if len(args) == 1 else args, args, kwargs)
+
+    def run(self, model: nn.Module, forward: Forward | None = None) -> None:
+        """Call the model once, with copies on its device and in its dtype.
+
+        Args:
+            model: The plain module.
+            forward: How to call it instead of ``model(*args, **kwargs)``.
+        """
+        place = _placement(model)
+        # copies: a model may change its input in place
+        if forward is not None:
+            forward(model, _map(place, self.batch))
+        else:
+            model(*_map(place, self.args), **_map(place, dict(self.kwargs)))
+
+    def mask(
+        self, option: Mask | None, model: nn.Module
+    ) -> Bool[Tensor, "batch length"] | None:
+        """Which tokens count.
+
+        Args:
+            option: ``ProbeOptions.mask``.
+            model: Whose device the mask goes to.
+
+        Returns:
+            The mask, or None if all tokens count.
+
+        Raises:
+            ValueError: If the batch has no such key, or the mask is not 2-D.
+        """
+        if option is None:
+            return None
+        if callable(option):
+            value = option(self.batch)
+        else:
+            named = self.batch if isinstance(self.batch, Mapping) else self.kwargs
+            if option not in named:
+                raise ValueError(
+                    f"mask={option!r}: the reference batch has no such key; found "
+                    f"{sorted(named) or 'no keys at all'}. Give a mapping with that "
+                    "key as probe=, or a callable as mask=."
+                )
+            value = named[option]
+        if not isinstance(value, Tensor) or value.ndim != 2:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value)
+            raise ValueError(
+                f"mask={option!r}: expected a (batch, length) tensor that is non-zero "
+                f"where a token counts, found {shape}."
+            )
+        device = next((p.device for p in model.parameters()), value.device)
+        return value.to(device) != 0
+
+    def digest(self) -> str:
+        """SHA-256 over the content of all tensors, in order."""
+        total = hashlib.sha256()
+        for tensor in _tensors((self.batch, self.args, dict(self.kwargs))):
+            plain = tensor.detach().cpu().contiguous()
+            total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+            total.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        return sum(t.nbytes for t in _tensors((self.args, dict(self.kwargs))))
+
+    def save(self, path: Path) -> None:
+        """Write the batch to a file that `load` reads.
+
+        Args:
+            path: The file.
+        """
+        parts = {"batch": self.batch, "args": self.args, "kwargs": dict(self.kwargs)}
+        torch.save(_map(lambda t: t.cpu(), parts), path)
+
+    @classmethod
+    def load(cls, path: Path) -> "ReferenceBatch":
+        """Read what `save` wrote; only tensors and plain containers are accepted.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The batch.
+        """
+        return cls(**torch.load(path, weights_only=True))
+
+
+def _placement(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A copy on the model's device; floats in its dtype where it has just one."""
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    dtypes = {p.dtype for p in parameters}
+    device = parameters[0].device if parameters else None
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+
+    def place(tensor: Tensor) -> Tensor:
+        wanted = dtype if tensor.is_floating_point() else None
+        return tensor.to(device=device, dtype=wanted or tensor.dtype, copy=True)
+
+    return place
+
+
+def _private(value: Any) -> Any:
+    """A copy that later changes in the training loop do not reach."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _map(lambda t: t.detach().clone(), value)
+
+
+def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply to all tensors in nested containers; mappings become plain dicts."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map(function, entry) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map(function, entry) for entry in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(function, entry) for entry in value)
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _tensors(entry)
+    elif isinstance(value, (tuple, list)):
+        for entry in value:
+            yield from _tensors(entry)
+
+
+def _parameters_of_forward(model: nn.Module) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # builtins have no signature
+        return []
+
+
+def _required_arguments(model: nn.Module) -> int:
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    required = [
+        p
+        for p in _parameters_of_forward(model)
+        if p.kind in positional and p.default is inspect.Parameter.empty
+    ]
+    return max(1, len(required))
+
+
+def _named_by_forward(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    parameters = _parameters_of_forward(model)
+    if not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(batch)
+    names = {p.name for p in parameters}
+    return {key: value for key, value in batch.items() if key in names}

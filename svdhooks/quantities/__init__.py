@@ -1,0 +1,22 @@
+"""What is measured. Two small protocols: one for weights, one for points."""
+
+from svdhooks.quantities.covariance import COVARIANCE_MEASURES, Covariance
+from svdhooks.quantities.protocols import (
+    PointObserver,
+    PointQuantity,
+    Quantity,
+    WeightQuantity,
+)
+from svdhooks.quantities.resolve import resolve_quantities
+from svdhooks.quantities.weight_spectrum import WeightSpectrum
+
+__all__ = [
+    "COVARIANCE_MEASURES",
+    "Covariance",
+    "PointObserver",
+    "PointQuantity",
+    "Quantity",
+    "WeightQuantity",
+    "WeightSpectrum",
+    "resolve_quantities",
+]

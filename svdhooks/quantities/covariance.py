@@ -1,0 +1,290 @@
+"""Covariance of what enters and what leaves each layer."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from svdhooks import linalg
+from svdhooks.layers import Layer, PointValue, samples_of
+from svdhooks.quantities.protocols import ProbeContext
+from svdhooks.quantities.values import NON_FINITE, pack, unknown
+from svdhooks.record import OK, Record
+from svdhooks.reports import status_of
+from svdhooks.schedule import Schedule
+
+COVARIANCE_MEASURES = (
+    "total_variance",
+    "largest_eigenvalue",
+    "mean_norm",
+    "effective_rank",
+    "variance_effective_rank",
+    "participation_ratio",
+    "stable_rank",
+    "numerical_rank",
+    "spectral_entropy",
+    "count",
+    "rank_limit",
+    "noise_floor",
+)
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """The covariance spectrum of every layer's input and output.
+
+    Eigenvalues are of the centred covariance with 1/N, descending. With fewer samples
+    N than features d, they come from the N × N sample Gram, which has the same
+    non-zero eigenvalues.
+
+    Attributes:
+        points: ``"input"``, ``"output"``, or both.
+        max_features: Points with more features (vocabulary heads) are left out.
+        schedule: Its own schedule; None: the recorder's.
+    """
+
+    points: tuple[str, ...] = ("input", "output")
+    max_features: int = 8192
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            ValueError: If a point is unknown or ``max_features`` is not positive.
+        """
+        if not self.points or not set(self.points) <= {"input", "output"}:
+            raise ValueError(
+                f"Covariance(points={self.points!r}): expected some of "
+                "('input', 'output')."
+            )
+        if self.max_features < 1:
+            raise ValueError(
+                f"Covariance(max_features={self.max_features}): expected at least 1."
+            )
+
+    @property
+    def name(self) -> str:
+        """Under which its records are filed."""
+        return "covariance"
+
+    def observer(
+        self, layers: Sequence[Layer], context: ProbeContext
+    ) -> "CovarianceObserver":
+        """Start to observe one probe.
+
+        Args:
+            layers: Those chosen for this record.
+            context: What is known about the probe.
+
+        Returns:
+            The observer.
+        """
+        return CovarianceObserver(self, layers, context)
+
+    def skipped_points(self, layer: Layer) -> dict[str, str]:
+        """Point name -> reason, for the points of a layer that are not measured."""
+        return {
+            point: f"{features} features exceed max_features={self.max_features}"
+            for point, features in layer.points.items()
+            if point in self.points and features > self.max_features
+        }
+
+    def measured_points(self, layer: Layer) -> list[str]:
+        """The points of a layer that are measured."""
+        skipped = self.skipped_points(layer)
+        return [p for p in self.points if p in layer.points and p not in skipped]
+
+
+class CovarianceObserver:
+    """Accumulates the points of one probe; solves and frees each as soon as it can.
+
+    Args:
+        quantity: The options.
+        layers: Those chosen for this record.
+        context: What is known about the probe.
+    """
+
+    def __init__(
+        self, quantity: Covariance, layers: Sequence[Layer], context: ProbeContext
+    ) -> None:
+        self._quantity = quantity
+        self._context = context
+        self._wanted = {
+            (layer.name, point): layer
+            for layer in layers
+            for point in quantity.measured_points(layer)
+        }
+        self._calls: dict[str, int] = {}
+        self._open: dict[tuple[str, str], linalg.CovarianceAccumulator] = {}
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._done: dict[tuple[str, str], Record] = {}
+        # the last tensors solved alone: q, k and v share their input
+        self._recent: list[tuple[Tensor, int, Record]] = []
+
+    def receive(self, layer: Layer, values: Mapping[str, PointValue]) -> None:
+        """Take in what one call of a layer's module showed.
+
+        Args:
+            layer: The layer.
+            values: Point name -> value.
+        """
+        calls = self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
+        expected = self._context.expected_calls.get(id(layer.module), 1)
+        for point, value in values.items():
+            key = (layer.name, point)
+            if key not in self._wanted:
+                continue
+            begun = time.perf_counter()
+            if key in self._done:
+                self._too_many(key, calls)
+                continue
+            alone = expected == calls == 1
+            if not (alone and self._reuse(key, value)):
+                self._add(key, layer, value)
+                if calls == expected:
+                    self._solve(key)
+                    if alone:
+                        self._remember(value, key)
+            spent = time.perf_counter() - begun
+            self._seconds[key] = self._seconds.get(key, 0.0) + spent
+
+    def _add(self, key: tuple[str, str], layer: Layer, value: PointValue) -> None:
+        samples = samples_of(value, self._context.samples, self._context.mask)
+        features = samples.shape[-1]
+        if features != layer.points[key[1]]:
+            raise ValueError(
+                f"the {key[1]} has {features} features, expected {layer.points[key[1]]}"
+            )
+        if key not in self._open:
+            self._open[key] = linalg.CovarianceAccumulator(features)
+        self._open[key].update(samples)
+
+    def _reuse(self, key: tuple[str, str], value: PointValue) -> bool:
+        """Whether this very tensor was just solved; then its values are taken."""
+        for tensor, version, record in self._recent:
+            same = tensor is value.tensor and tensor._version == version
+            if same and value.feature_axis == -1:
+                self._done[key] = replace(record, layer=key[0], point=key[1])
+                return True
+        return False
+
+    def _remember(self, value: PointValue, key: tuple[str, str]) -> None:
+        record = self._done[key]
+        if record.ok and value.feature_axis == -1 and not value.tensor.is_inference():
+            entry = (value.tensor, value.tensor._version, record)
+            self._recent = [*self._recent[-1:], entry]
+
+    def _too_many(self, key: tuple[str, str], calls: int) -> None:
+        self._done[key] = replace(
+            self._done[key],
+            status=f"called {calls} times, more often than in the first probe: only "
+            "the first calls are in",
+        )
+
+    def fail(self, layer: Layer, error: Exception) -> None:
+        """Note that reading a layer's points failed.
+
+        Args:
+            layer: The layer.
+            error: Why.
+        """
+        for key in self._wanted:
+            if key[0] == layer.name and key not in self._done:
+                self._done[key] = self._unknown(key, status_of(error))
+
+    def records(self) -> list[Record]:
+        """One record per chosen layer and point, also where nothing was seen."""
+        for key in list(self._open):
+            self._solve(key)
+        self._recent.clear()
+        return [
+            replace(
+                self._done.get(key) or self._unknown(key, "not called in the probe"),
+                seconds=self._seconds.get(key, 0.0),
+            )
+            for key in self._wanted
+        ]
+
+    def _solve(self, key: tuple[str, str]) -> None:
+        accumulator = self._open.pop(key)
+        self._done[key] = covariance_record(
+            accumulator, self._wanted[key], self._context.step, key[1]
+        )
+
+    def _unknown(self, key: tuple[str, str], status: str) -> Record:
+        layer = self._wanted[key]
+        values = unknown(layer.points[key[1]], COVARIANCE_MEASURES)
+        return Record(
+            self._context.step,
+            layer.name,
+            self._quantity.name,
+            values,
+            status=status,
+            point=key[1],
+        )
+
+
+def covariance_record(
+    accumulator: linalg.CovarianceAccumulator, layer: Layer, step: int, point: str
+) -> Record:
+    """Solve an accumulated covariance.
+
+    Args:
+        accumulator: What passed the point.
+        layer: The layer.
+        step: Optimiser updates contained in the weights.
+        point: ``"input"`` or ``"output"``.
+
+    Returns:
+        The record: eigenvalues, ranks, sample count, noise floor in units of the
+        eigenvalues.
+    """
+    count, features = accumulator.count, layer.points[point]
+    eigenvalues = accumulator.eigenvalues().cpu().numpy()
+    measures = _measures(accumulator, eigenvalues, features)
+    finite = count > 0 and bool(np.isfinite(eigenvalues).all())
+    marks = []
+    if finite and (eigenvalues < measures["noise_floor"]).any():
+        marks.append("below_noise")
+    if count < 2 * features:
+        marks.append("sample_limited")
+    return Record(
+        step,
+        layer.name,
+        "covariance",
+        pack(eigenvalues.astype(np.float32), measures),
+        status=OK if finite else (NON_FINITE if count else "no samples"),
+        method=accumulator.method,
+        point=point,
+        marks=tuple(marks),
+    )
+
+
+def _measures(
+    accumulator: linalg.CovarianceAccumulator,
+    eigenvalues: NDArray[np.float64],
+    features: int,
+) -> dict[str, float]:
+    """Scalar measures of a covariance; ranks are of the centred samples' spectrum."""
+    count = accumulator.count
+    # the singular values of the centred samples: ranks and rounding refer to them
+    sigma = np.sqrt(eigenvalues * count)
+    floor = linalg.activation_noise_floor(
+        accumulator.uncentred_norm, (count, features), accumulator.dtype
+    )
+    ranks = linalg.weight_measures(sigma, floor=floor)
+    own = {
+        "total_variance": float(eigenvalues.sum()),
+        "largest_eigenvalue": float(eigenvalues[0]) if eigenvalues.size else 0.0,
+        "mean_norm": accumulator.mean_norm,
+        "count": float(count),
+        "rank_limit": float(max(min(count - 1, features), 0)),
+        "noise_floor": floor**2 / max(count, 1),
+    }
+    return {
+        name: own.get(name, ranks.get(name, np.nan)) for name in COVARIANCE_MEASURES
+    }

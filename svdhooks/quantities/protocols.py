@@ -1,0 +1,111 @@
+"""The two ways to be measured: from a weight, or from what passes the points."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from svdhooks.layers import Layer, PointValue, Samples
+from svdhooks.record import Record
+from svdhooks.schedule import Schedule
+
+
+class Quantity(Protocol):
+    """What every quantity has.
+
+    Attributes:
+        name: Under which its records are filed.
+        schedule: Its own schedule; None: the recorder's.
+    """
+
+    @property
+    def name(self) -> str:
+        """Under which its records are filed."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """Its own schedule; None: the recorder's."""
+        ...
+
+
+@runtime_checkable
+class WeightQuantity(Quantity, Protocol):
+    """Measured from the weight of one layer; needs no data."""
+
+    def measure(self, layer: Layer, step: int) -> Record:
+        """Measure one layer.
+
+        Args:
+            layer: The layer.
+            step: Optimiser updates contained in the weights.
+
+        Returns:
+            The record; errors may be raised, the recorder turns them into statuses.
+        """
+        ...
+
+    def failed(self, layer: Layer, step: int, status: str) -> Record:
+        """The record of a measurement that failed: NaN values of the right shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProbeContext:
+    """What an observer has to know about one probe.
+
+    Attributes:
+        step: Optimiser updates contained in the weights.
+        mask: Which tokens count; None: all.
+        samples: What a sample is where there is a sequence axis.
+        expected_calls: ``id(module)`` -> calls in one forward, as counted before.
+    """
+
+    step: int
+    mask: Bool[Tensor, "batch length"] | None
+    samples: Samples
+    expected_calls: Mapping[int, int]
+
+
+class PointObserver(Protocol):
+    """Reduces what passes the points during one probe."""
+
+    def receive(self, layer: Layer, values: Mapping[str, PointValue]) -> None:
+        """Take in what one call of a layer's module showed.
+
+        Args:
+            layer: The layer.
+            values: Point name -> value; not to be kept.
+        """
+        ...
+
+    def fail(self, layer: Layer, error: Exception) -> None:
+        """Note that reading a layer's points failed."""
+        ...
+
+    def records(self) -> Sequence[Record]:
+        """One record per chosen layer and point, also where nothing was seen."""
+        ...
+
+
+@runtime_checkable
+class PointQuantity(Quantity, Protocol):
+    """Measured from what passes the points of layers while the probe runs."""
+
+    def observer(self, layers: Sequence[Layer], context: ProbeContext) -> PointObserver:
+        """Start to observe one probe.
+
+        Args:
+            layers: Those chosen for this record.
+            context: What is known about the probe.
+
+        Returns:
+            The observer.
+        """
+        ...
+
+    def skipped_points(self, layer: Layer) -> Mapping[str, str]:
+        """Point name -> reason, for the points of a layer that are not measured."""
+        ...

@@ -1,0 +1,72 @@
+"""From ``quantities=`` to quantity objects."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from svdhooks.quantities.covariance import Covariance
+from svdhooks.quantities.protocols import PointQuantity, Quantity, WeightQuantity
+from svdhooks.quantities.weight_spectrum import WeightSpectrum
+from svdhooks.schedule import check_schedule
+
+_BY_NAME: dict[str, Callable[[], Quantity]] = {
+    "weight_spectrum": WeightSpectrum,
+    "covariance": Covariance,
+}
+DEFAULT = ("weight_spectrum", "covariance")
+
+
+def resolve_quantities(
+    quantities: str | Quantity | Iterable[str | Quantity] | None,
+) -> tuple[Quantity, ...]:
+    """Turn names and objects into quantities.
+
+    Args:
+        quantities: One or several names or objects; None: the default set.
+
+    Returns:
+        The quantities, in the given order.
+
+    Raises:
+        ValueError: If none is given, a name is unknown or one is given twice.
+        TypeError: If an object is no quantity.
+    """
+    if quantities is None:
+        quantities = DEFAULT
+    if isinstance(quantities, str) or not isinstance(quantities, Iterable):
+        quantities = (quantities,)
+    found = tuple(_resolve(entry) for entry in quantities)
+    if not found:
+        raise ValueError(
+            f"quantities= is empty; expected some of {sorted(_BY_NAME)}, or None for "
+            "the default."
+        )
+    _refuse_repeated(found)
+    return found
+
+
+def _resolve(entry: str | Quantity) -> Quantity:
+    if isinstance(entry, str):
+        if entry not in _BY_NAME:
+            raise ValueError(
+                f"Unknown quantity {entry!r}; this version measures {sorted(_BY_NAME)}."
+            )
+        return _BY_NAME[entry]()
+    if isinstance(entry, type) or not isinstance(
+        entry, (WeightQuantity, PointQuantity)
+    ):
+        raise TypeError(
+            f"Found {entry!r} in quantities=; expected a name out of "
+            f"{sorted(_BY_NAME)} or an object such as svdhooks.Covariance()."
+        )
+    if entry.schedule is not None:
+        check_schedule(entry.schedule)
+    return entry
+
+
+def _refuse_repeated(quantities: Sequence[Quantity]) -> None:
+    names = [quantity.name for quantity in quantities]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"quantities= names {repeated} more than once; give each a single time, "
+            "with any_of(...) as its schedule if it has several."
+        )

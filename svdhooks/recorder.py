@@ -1,0 +1,379 @@
+"""The conductor: decides when, measures what is due, hands records to sinks."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import distributed, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from svdhooks import schema
+from svdhooks.hooks import after_each_update
+from svdhooks.layers import Layer, find_layers, unwrap
+from svdhooks.measuring import Measurer
+from svdhooks.meta import meta_record, run_record
+from svdhooks.overhead import OverheadGuard
+from svdhooks.quantities import PointQuantity, Quantity
+from svdhooks.record import Record
+from svdhooks.reference import ReferenceKeeper
+from svdhooks.reports import Reporter
+from svdhooks.settings import Settings
+from svdhooks.sinks import Sink
+
+
+class Recorder:
+    """Records the layers of a model while it trains. Use `watch` to make one.
+
+    Setting up finds the layers, checks the reference batch by one forward if it was
+    given, opens the log, and records the state before the first update. Whatever is
+    wrong is raised there; afterwards a failed measurement becomes a status and a
+    warning, and training goes on.
+
+    Args:
+        model: The object that the training loop calls; wrappers are looked through.
+        log_dir: The run's directory; None: no log file.
+        settings: When and what to record.
+        optimizer: Count the updates of this optimiser instead of calls of `step`.
+        sinks: Where records go besides the log in ``log_dir``.
+        begin: Record the state before the first update now; otherwise at the first
+            call of `begin`.
+        clock: Seconds; an argument for tests.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        log_dir: str | Path | None,
+        settings: Settings,
+        *,
+        optimizer: Optimizer | None = None,
+        sinks: Sequence[Sink] = (),
+        begin: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.settings = settings
+        self.last: dict[tuple[str, str], Record] = {}
+        # several processes of one run: the first records
+        self._idle = distributed.is_available() and (
+            distributed.is_initialized() and distributed.get_rank() > 0
+        )
+        self._reporter = Reporter(settings.on_error)
+        self._guard = OverheadGuard(settings.max_overhead, clock)
+        table = find_layers(model, settings.layers)
+        self._called = model
+        self._measurer = Measurer(
+            unwrap(model),
+            table,
+            settings.probe_options,
+            settings.forward,
+            self._reporter,
+        )
+        directory = None if log_dir is None else Path(log_dir) / schema.SUBDIRECTORY
+        self._reference = ReferenceKeeper(
+            model,
+            settings.probe,
+            settings.probe_options,
+            settings.forward,
+            directory,
+            settings.start_step is not None,
+            self._reporter,
+        )
+        self._check_probe()
+        self._handle: RemovableHandle | None = None
+        self._sinks = [*self._log_sinks(log_dir), *sinks]
+        self._described: object = None
+        self._stored_probe = False
+        self._closed = False
+        self._step = settings.start_step or 0
+        self._previous = self._step - 1
+        if optimizer is not None:
+            self._handle = after_each_update(optimizer, self._updated)
+        self._counted_by_optimizer = optimizer is not None
+        if begin:
+            self.begin()
+
+    def _log_sinks(self, log_dir: str | Path | None) -> list[Sink]:
+        if log_dir is None or self._idle:
+            return []
+        from svdhooks.sinks.tensorboard import TensorBoardSink
+
+        return [TensorBoardSink(log_dir, start_step=self.settings.start_step)]
+
+    # --- the training loop's side ---------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Optimiser updates contained in the weights."""
+        return self._step
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that are watched, in the model's order."""
+        return self._measurer.table.layers
+
+    def begin(
+        self, batch: Any = None, context: Mapping[str, float] | None = None
+    ) -> bool:
+        """Record the state before the first update, if it is scheduled.
+
+        Args:
+            batch: A training batch, to be the reference if none is known.
+            context: See `step`.
+
+        Returns:
+            Whether a record was made.
+        """
+        if batch is not None:
+            self._offer(batch)
+        recorded = self._advance(self._step, context or {}, first=True)
+        self._guard.restart()
+        if not self._idle:
+            self._reference.listen()
+        return recorded
+
+    def step(
+        self,
+        batch: Any = None,
+        *,
+        step: int | None = None,
+        context: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Say that an update was made; call it after ``optimizer.step()``.
+
+        Args:
+            batch: A training batch, to be the reference if none is known.
+            step: The number of updates so far; None: one more than before.
+            context: What else to store with a record: ``logged_step`` (the logger's
+                x coordinate, if it is not the step), ``epoch``, ``batch_idx``.
+
+        Returns:
+            Whether a record was made.
+        """
+        if self._closed:
+            self._reporter.note(
+                "closed",
+                "svdhooks: step() after close(): nothing is recorded any more.",
+            )
+            return False
+        if batch is not None:
+            self._offer(batch)
+        self._reference.stop_listening()
+        if step is not None:
+            self._step = step
+        elif not self._counted_by_optimizer:
+            self._step += 1
+        return self._advance(self._step, context or {})
+
+    def _updated(self) -> None:
+        """The optimiser made an update."""
+        self._step += 1
+        self._reference.stop_listening()
+        self._advance(self._step, {})
+
+    def _offer(self, batch: Any) -> None:
+        try:
+            self._reference.offer(batch)
+        except Exception as error:  # noqa: BLE001  # a measurement may fail
+            self._reporter.problem(
+                "batch",
+                f"svdhooks: the training batch cannot serve as the reference: {error}",
+                error,
+            )
+
+    def _advance(
+        self, step: int, context: Mapping[str, float], first: bool = False
+    ) -> bool:
+        previous = self._previous
+        if step <= previous or self._closed or self._idle:
+            return False
+        self._previous = step
+        due = [
+            quantity
+            for quantity in self.settings.quantities
+            if (quantity.schedule or self.settings.schedule).due(previous, step)
+        ]
+        if not due or not (first or self._guard.admits()):
+            return False
+        try:
+            self._record(step, due, context, first)
+        except Exception as error:  # noqa: BLE001  # training must not stop
+            self._reporter.problem(
+                "record",
+                f"svdhooks: the record of step {step} failed "
+                f"({type(error).__name__}: {error}); training goes on.",
+                error,
+            )
+        return True
+
+    # --- one record -------------------------------------------------------------
+
+    def _record(
+        self,
+        step: int,
+        due: Sequence[Quantity],
+        context: Mapping[str, float],
+        first: bool,
+    ) -> None:
+        self._synchronise()
+        spent = self._guard.spent
+        with self._guard.timed():
+            if self._measurer.table.incomplete:
+                self._look_again()
+            reference = self._reference.batch
+            if reference is None and not first:
+                self._say_no_probe(due)
+            parts = self._measurer.parts(due, reference is not None)
+            probing = [q.name for q in due if isinstance(q, PointQuantity)]
+            chosen = self._guard.choose(parts, probing)
+            measured = self._measurer.measure(step, due, chosen, reference)
+            for record in measured.records:
+                self.last[record.layer, record.point] = record
+            self._write(step, measured.records, context, len(parts))
+            if reference is not None and not self._stored_probe and self._sinks:
+                self._stored_probe = True
+                self._reference.store()
+        self._guard.finished(measured.costs, self._guard.spent - spent)
+        self._say_stretched()
+
+    def _write(
+        self,
+        step: int,
+        records: Sequence[Record],
+        context: Mapping[str, float],
+        parts: int,
+    ) -> None:
+        guard = self._guard
+        run = run_record(
+            step,
+            {
+                **context,
+                "seconds": sum(record.seconds for record in records),
+                "spent": guard.spent,
+                "elapsed": guard.elapsed,
+                "overhead": guard.overhead,
+                "interval_stretch": guard.allowance.stretch,
+                "parts_measured": len({(r.quantity, r.layer) for r in records}),
+                "parts_total": parts,
+            },
+        )
+        whole = [*self._meta(step), run, *records]
+        for sink in self._sinks:
+            try:
+                sink.write(whole)
+            except Exception as error:  # noqa: BLE001  # a full disk must not stop training
+                self._described = None  # to be said again once writing works
+                self._reporter.problem(
+                    f"sink {type(sink).__name__}",
+                    f"svdhooks: {type(sink).__name__} could not write the record of step "
+                    f"{step} ({type(error).__name__}: {error}). This record is lost; "
+                    "training goes on and later records are tried again.",
+                    error,
+                )
+
+    def _meta(self, step: int) -> list[Record]:
+        """The layer table, when it is new."""
+        table = self._measurer.table
+        if self._described is table:
+            return []
+        self._described = table
+        points = self._measurer.skipped_points(self.settings.quantities)
+        return [meta_record(step, table, points, self.settings.describe())]
+
+    def _look_again(self) -> None:
+        """Lazy modules become layers with the first forward."""
+        table = find_layers(self._called, self.settings.layers)
+        if len(table.layers) != len(self._measurer.table.layers):
+            self._measurer.table = table
+
+    def _synchronise(self) -> None:
+        """Do not count the training kernels still queued on a GPU as our time."""
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+
+    # --- saying things ------------------------------------------------------------
+
+    def _check_probe(self) -> None:
+        """Run a given reference batch once, so that a wrong one is told at setup."""
+        if not self._reference.given or self._reference.batch is None:
+            return
+        if not any(isinstance(q, PointQuantity) for q in self.settings.quantities):
+            return
+        try:
+            self._measurer.rehearse(self._reference.batch)
+        except Exception as error:
+            raise ValueError(
+                "The model does not accept the given probe=: "
+                f"{type(error).__name__}: {error}. Expected a batch as the model's "
+                "forward takes it: a tensor; a tuple of positional arguments; a mapping "
+                "of keyword arguments; or pass forward=(model, batch)."
+            ) from error
+
+    def _say_no_probe(self, due: Sequence[Quantity]) -> None:
+        if any(isinstance(quantity, PointQuantity) for quantity in due):
+            self._reporter.note(
+                "no probe",
+                "svdhooks: no reference batch is known, so only weights are recorded. "
+                "Pass one as probe=, or call recorder.step(batch=...); it is captured "
+                "by itself only when the object given to watch() is called in training "
+                "mode.",
+            )
+
+    def say_no_forward(self, name: str) -> None:
+        """Say once that the model cannot be called with a training batch.
+
+        Args:
+            name: The model's class.
+        """
+        self._reporter.note(
+            "no forward",
+            f"svdhooks: {name} defines no forward(), so the training batch cannot be "
+            "used as the reference and only weights are recorded. Pass "
+            "forward=lambda module, batch: module.net(batch[0]), or whatever calls "
+            "your network.",
+        )
+
+    def _say_stretched(self) -> None:
+        allowance = self._guard.allowance
+        if allowance.stretch > 1 or allowance.seconds is not None:
+            self._reporter.note(
+                "stretched",
+                "svdhooks: recording everything at every scheduled step would cost more "
+                f"than max_overhead={self.settings.max_overhead:g} of the training time "
+                "(beyond a credit of 10 s), so records become rarer, at most tenfold, "
+                "and layers take turns. Choose a longer interval or fewer layers, or "
+                "max_overhead=None to record everything.",
+            )
+
+    # --- the end --------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Remove all hooks and close the log; may be called more than once."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reference.stop_listening()
+        if self._handle is not None:
+            self._handle.remove()
+        for sink in self._sinks:
+            try:
+                sink.close()
+            except Exception as error:  # noqa: BLE001  # the run is over: say it, no more
+                self._reporter.note(
+                    "closing",
+                    f"svdhooks: {type(sink).__name__} could not be closed: {error}",
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

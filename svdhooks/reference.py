@@ -1,0 +1,137 @@
+"""Where the reference batch comes from, and how a resumed run finds the same one."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from svdhooks.hooks import capture_next_call
+from svdhooks.layers import unwrap
+from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
+from svdhooks.reports import Reporter
+
+FILE = "probe.pt"
+HASH_FILE = "probe.sha256"
+
+
+class ReferenceKeeper:
+    """Holds the reference batch: given, stored by an earlier run, or captured.
+
+    Args:
+        model: The object that the training loop calls.
+        probe: The batch given by the user; None: stored or captured.
+        options: How it is kept.
+        forward: How the model is called; None: by its arguments.
+        directory: The run's directory; None: nothing is stored.
+        resumed: Whether an earlier run's batch in ``directory`` is to be used.
+        reporter: Where problems go.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Any,
+        options: ProbeOptions,
+        forward: Forward | None,
+        directory: Path | None,
+        resumed: bool,
+        reporter: Reporter,
+    ) -> None:
+        self.batch: ReferenceBatch | None = None
+        self.given = probe is not None
+        self._model = model
+        self._options = options
+        self._forward = forward
+        self._directory = directory
+        self._reporter = reporter
+        self._handle: RemovableHandle | None = None
+        stored = self._stored() if resumed else None
+        if self.given:
+            self.batch = ReferenceBatch.given(probe)
+            self._compare(self.batch)
+        elif stored is not None:
+            self.batch = stored
+
+    def listen(self) -> None:
+        """Capture the model's next call in training mode, unless a batch is known."""
+        if self.batch is not None or self._handle is not None:
+            return
+        if getattr(self._model, "_compiled_call_impl", None) is not None:
+            return  # compiled in place: a hook would be compiled into it
+        self._handle = capture_next_call(self._model, self._captured)
+
+    def stop_listening(self) -> None:
+        """Remove the capturing hook."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def offer(self, batch: Any) -> None:
+        """Take a training batch as the reference if none is known.
+
+        Args:
+            batch: As it comes from the loader.
+        """
+        if self.batch is None:
+            self._keep(ReferenceBatch.from_training(batch, unwrap(self._model)))
+
+    def _captured(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self.batch is None and (args or kwargs):
+            self._keep(ReferenceBatch.from_call(args, kwargs))
+
+    def _keep(self, batch: ReferenceBatch) -> None:
+        self.batch = batch
+        self._compare(batch)
+
+    # --- with the run ---------------------------------------------------------
+
+    def store(self) -> None:
+        """Write the batch, or its hash, beside the log; once."""
+        if self._directory is None or self.batch is None:
+            return
+        try:
+            path = self._directory / FILE
+            whole = (
+                self._options.keep == "batch"
+                and self.batch.nbytes <= self._options.max_bytes
+            )
+            if whole and not path.exists():
+                self.batch.save(path)
+            (self._directory / HASH_FILE).write_text(self.batch.digest() + "\n")
+        except Exception as error:  # noqa: BLE001  # storing may fail, training may not
+            self._reporter.problem(
+                "probe file",
+                f"svdhooks: could not store the reference batch in {self._directory} "
+                f"({error}); a resumed run will have to be given the same probe=.",
+                error,
+            )
+
+    def _stored(self) -> ReferenceBatch | None:
+        if self._directory is None or not (self._directory / FILE).exists():
+            return None
+        try:
+            return ReferenceBatch.load(self._directory / FILE)
+        except Exception as error:  # noqa: BLE001  # a damaged file is not fatal
+            self._reporter.problem(
+                "probe file",
+                f"svdhooks: could not read the stored reference batch "
+                f"{self._directory / FILE} ({error}); another one is captured, so "
+                "covariances before and after this restart are of different data.",
+                error,
+            )
+            return None
+
+    def _compare(self, batch: ReferenceBatch) -> None:
+        """Say so when a resumed run probes other data than before."""
+        path = self._directory / HASH_FILE if self._directory is not None else None
+        if path is None or not path.exists():
+            return
+        if path.read_text().strip() != batch.digest():
+            self._reporter.note(
+                "probe changed",
+                "svdhooks: the reference batch differs from the one that this run "
+                "used before; covariances before and after are of different data. "
+                f"Give the same probe=, or none to use the stored one ({FILE}).",
+            )
