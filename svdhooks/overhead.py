@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 Part = tuple[str, str]
 """What can be measured in one record and left out in the next: (quantity, layer)."""
@@ -93,7 +92,7 @@ class OverheadGuard:
         self._waited = 0
         return True
 
-    def choose(self, parts: Sequence[Part], shared: Iterable[Any] = ()) -> set[Part]:
+    def choose(self, parts: Sequence[Part], shared: Iterable[str] = ()) -> set[Part]:
         """Which parts this record measures.
 
         Args:
@@ -102,7 +101,7 @@ class OverheadGuard:
 
         Returns:
             All parts, or those that waited longest and fit the allowance; at least
-            one.
+            one, so that every record says something.
         """
         if self.allowance.seconds is None:
             return set(parts)
@@ -112,15 +111,24 @@ class OverheadGuard:
         left = self.allowance.seconds
         probing = False
         for part in ordered:
-            cost = self._costs.get(part, 0.0)
-            if part[0] in shared and not probing:
-                cost += self._shared_cost
-            if chosen and cost > left:
-                continue
-            probing |= part[0] in shared
-            chosen.add(part)
-            left -= cost
-        return chosen
+            first_probe = part[0] in shared and not probing
+            cost = self._cost(part, first_probe)
+            if cost <= left:
+                probing |= first_probe
+                chosen.add(part)
+                left -= cost
+        return chosen or self._least(ordered, shared)
+
+    def _cost(self, part: Part, with_probe: bool) -> float:
+        return self._costs.get(part, 0.0) + (self._shared_cost if with_probe else 0.0)
+
+    def _least(self, ordered: Sequence[Part], shared: set[str]) -> set[Part]:
+        """One part when none fits: the longest unmeasured of the cheap ones."""
+        costs = {part: self._cost(part, part[0] in shared) for part in ordered}
+        cheap = 2 * min(costs.values(), default=0.0)
+        return (
+            {next(part for part in ordered if costs[part] <= cheap)} if costs else set()
+        )
 
     def finished(self, costs: Mapping[Part, float], total: float) -> None:
         """Learn what a record cost and decide about the next.

@@ -1,0 +1,112 @@
+"""The guard keeps to its budget, records what it can, and says what it does."""
+
+import pytest
+
+from svdhooks.overhead import CREDIT_SECONDS, LARGEST_STRETCH, OverheadGuard
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _train(guard, clock, costs, *, dues, interval, shared=0.0, shared_names=()):
+    """Train for ``dues`` due steps; return the parts measured at each record."""
+    history = []
+    for _ in range(dues):
+        clock.now += interval
+        if not guard.admits():
+            history.append(None)
+            continue
+        chosen = guard.choose(list(costs), shared_names)
+        before = guard.spent
+        with guard.timed():
+            clock.now += sum(costs[part] for part in chosen)
+            clock.now += shared if any(p[0] in shared_names for p in chosen) else 0.0
+        guard.finished({p: costs[p] for p in chosen}, guard.spent - before)
+        history.append(chosen)
+    return history
+
+
+def _guard(limit=0.01):
+    clock = _Clock()
+    return OverheadGuard(limit, clock), clock
+
+
+def test_cheap_records_are_all_whole():
+    guard, clock = _guard()
+    costs = {("w", "a"): 0.1, ("w", "b"): 0.2}
+    history = _train(guard, clock, costs, dues=200, interval=100.0)
+    assert all(chosen == set(costs) for chosen in history)
+
+
+def test_the_credit_is_spent_before_anything_is_left_out():
+    guard, clock = _guard()
+    history = _train(guard, clock, {("w", "a"): 1.0}, dues=9, interval=0.001)
+    assert None not in history
+
+
+@pytest.mark.parametrize("interval", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("layers", [1, 20])
+def test_time_spent_stays_within_share_and_credit(interval, layers):
+    guard, clock = _guard()
+    costs = {("w", str(i)): 2.0 / layers for i in range(layers)}
+    _train(guard, clock, costs, dues=2000, interval=interval)
+    smallest = max(costs.values())  # at tenfold stretch one part is always measured
+    allowed = 0.01 * guard.elapsed + CREDIT_SECONDS + smallest
+    if layers > 1 or interval * LARGEST_STRETCH * 0.01 >= 2.0:
+        assert guard.spent <= allowed
+    assert guard.spent > 0.5 * min(allowed, 2.0 * 2000)
+
+
+def test_without_the_guard_the_same_training_would_exceed_it():
+    guard, clock = _guard(None)
+    costs = {("w", str(i)): 0.1 for i in range(20)}
+    _train(guard, clock, costs, dues=2000, interval=1.0)
+    assert guard.spent > 100 * (0.01 * guard.elapsed + CREDIT_SECONDS)
+
+
+def test_every_part_gets_its_turn():
+    guard, clock = _guard()
+    costs = {("w", str(i)): 0.5 for i in range(12)}
+    history = _train(guard, clock, costs, dues=3000, interval=10.0)
+    late = [chosen for chosen in history[1500:] if chosen]
+    assert set.union(*late) == set(costs)
+    counts = [sum(part in chosen for chosen in late) for part in costs]
+    assert max(counts) - min(counts) <= 1 + max(map(len, late)) // len(costs)
+
+
+def test_the_interval_stretches_at_most_tenfold():
+    guard, clock = _guard()
+    history = _train(guard, clock, {("w", "a"): 5.0}, dues=500, interval=0.1)
+    gaps, gap = [], 0
+    for chosen in history:
+        gap += 1
+        if chosen:
+            gaps.append(gap)
+            gap = 0
+    assert max(gaps) == LARGEST_STRETCH
+
+
+def test_the_probe_is_paid_once_by_whoever_needs_it():
+    guard, clock = _guard()
+    costs = {("cov", str(i)): 0.01 for i in range(10)} | {("w", "0"): 0.01}
+    _train(
+        guard, clock, costs, dues=3000, interval=10.0, shared=1.5, shared_names=("cov",)
+    )
+    assert guard.spent <= 0.01 * guard.elapsed + CREDIT_SECONDS + 1.6
+
+
+def test_no_limit_measures_everything_always():
+    guard, clock = _guard(None)
+    costs = {("w", "a"): 50.0}
+    assert _train(guard, clock, costs, dues=20, interval=0.1) == [set(costs)] * 20
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.0, -0.1, 5.0])
+def test_an_impossible_share_is_refused(wrong):
+    with pytest.raises(ValueError, match="max_overhead"):
+        OverheadGuard(wrong)
