@@ -36,10 +36,10 @@ _SIZE = b"\x08"  # TensorShapeProto.Dim.size
 
 # float16, bfloat16 and uint8 can be written but TensorBoard cannot read them back
 _DTYPES = {
-    "float32": types_pb2.DT_FLOAT,
-    "float64": types_pb2.DT_DOUBLE,
-    "int32": types_pb2.DT_INT32,
-    "int64": types_pb2.DT_INT64,
+    "<f4": types_pb2.DT_FLOAT,
+    "<f8": types_pb2.DT_DOUBLE,
+    "<i4": types_pb2.DT_INT32,
+    "<i8": types_pb2.DT_INT64,
 }
 _CACHED_TAGS = 2**16
 _float32 = struct.Struct("<f")
@@ -80,14 +80,15 @@ def tensor(
     Raises:
         ValueError: If the dtype is another one.
     """
-    dtype = array.dtype.name
+    dtype = array.dtype.str
+    if dtype.startswith(">"):
+        array = array.astype(array.dtype.newbyteorder("<"))
+        dtype = array.dtype.str
     if dtype not in _DTYPES:
         raise ValueError(
-            f"Tag {tag!r}: found dtype {dtype}, expected one of "
-            f"{', '.join(_DTYPES)}. Convert with .astype(np.float32)."
+            f"Tag {tag!r}: found dtype {array.dtype}, expected float32, float64, int32 "
+            "or int64. Convert with .astype(np.float32)."
         )
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
     prefix = _tensor_prefix(tag, plugin, content, dtype, array.shape)
     return prefix + array.tobytes()
 

@@ -1,9 +1,10 @@
 """What is said of a record besides its numbers, as JSON in ``svdhooks/record``.
 
 One object per record: ``run`` holds the values of the whole run (seconds, overhead,
-``logged_step`` …). The other fields have one element per measurement: ``layer`` is an
-index into the layer table; ``point``, ``status``, ``method`` and ``marks`` (joined by
-spaces) are indices into ``words``; ``seconds`` are rounded.
+``logged_step`` …) and ``of`` the length of the layer table. The other fields have one
+element per measurement: ``layer`` is an index into the layer table; ``point``,
+``status``, ``method`` and ``marks`` (joined by spaces) are indices into ``words``;
+``seconds`` are rounded.
 """
 
 import json
@@ -48,6 +49,7 @@ class Note:
     """The decoded JSON of one record: columns with one element per measurement."""
 
     run: Mapping[str, float]
+    of: int
     layer: Sequence[int]
     point: Sequence[str]
     status: Sequence[str]
@@ -63,8 +65,10 @@ class Note:
             layers: Names in the order of the layer table.
 
         Returns:
-            In the order in which they were measured.
+            In the order in which they were measured; empty without a layer table.
         """
+        if len(layers) < self.of:
+            return []
         columns = zip(
             self.layer,
             self.point,
@@ -98,6 +102,7 @@ def encode(
     note = {
         "v": VERSION,
         "run": {k: v if math.isfinite(v) else None for k, v in run.items()},
+        "of": len(index),
         "layer": [index[e.layer] for e in entries],
         "point": [code(e.point) for e in entries],
         "status": [code(e.status) for e in entries],
@@ -126,6 +131,7 @@ def decode(text: str | bytes) -> Note:
 
     return Note(
         run={k: math.nan if v is None else v for k, v in raw.get("run", {}).items()},
+        of=raw.get("of", 0),
         layer=layer,
         point=column("point"),
         status=column("status"),

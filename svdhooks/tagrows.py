@@ -118,6 +118,10 @@ class TagGroup:
         del self._raw[keep * len(self._raw_places) :]
         del self._rest[keep * len(self._rest_places) :]
 
+    def is_number(self, place: int) -> bool:
+        """Whether the tag at ``place`` is a ``simple_value``."""
+        return place not in self._raw_places and place not in self._rest_places
+
     def values(self, place: int) -> list[Any]:
         """The values of the tag at ``place``: floats, flat arrays, bytes, or None."""
         if place in self._raw_places:

@@ -24,6 +24,13 @@ class Tag:
     content: bytes
     parts: list[tuple[TagGroup, int]] = field(default_factory=list)
 
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it belongs to the Scalars dashboard."""
+        return self.plugin == "scalars" or any(
+            group.is_number(place) for group, place in self.parts
+        )
+
 
 class Column:
     """The values of one tag in step order, one value per step.
@@ -97,6 +104,11 @@ class TagStore:
         """All tags, in the order in which they appeared."""
         return list(self._tags)
 
+    @property
+    def scalar_tags(self) -> list[str]:
+        """The tags of the Scalars dashboard."""
+        return [name for name, tag in self._tags.items() if tag.is_scalar]
+
     def column(self, tag: str) -> Column | None:
         """The values of a tag.
 
@@ -110,6 +122,10 @@ class TagStore:
             return None
         column = Column(self._tags[tag])
         return column if len(column.steps) else None
+
+    def dropped(self, tag: str) -> int:
+        """Values of a tag that were superseded."""
+        return Column(self._tags[tag]).dropped if tag in self._tags else 0
 
     @property
     def damage(self) -> dict[str, int]:

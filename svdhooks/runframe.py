@@ -1,0 +1,50 @@
+"""A run as a tidy table; the one door to pandas of the read side."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdhooks.runtable import RunTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def to_frame(table: RunTable, name: str) -> "pd.DataFrame":
+    """All measures of a run.
+
+    Args:
+        table: The run's records.
+        name: What the run is called.
+
+    Returns:
+        Columns run, step, layer, metric, value, ordered by step, layer, metric.
+
+    Raises:
+        ImportError: If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(
+            "RunLog.frame() needs pandas: pip install 'svdhooks[analysis]'"
+        ) from error
+
+    def labels(names: Iterable[str], index: NDArray[np.intp]) -> Any:
+        return pd.Series(list(names), dtype=str).take(index).array
+
+    shape = len(table.metrics), len(table.steps), len(table.layers)
+    values = np.array([table.measure(m) for m in table.metrics]).reshape(shape)
+    measured = np.array([table.measured(m) for m in table.metrics], dtype=bool)
+    # (metric, step, layer) -> rows ordered by step, layer, metric
+    there = measured.reshape(shape).transpose(1, 2, 0)
+    step, layer, metric = np.nonzero(there)
+    return pd.DataFrame({
+        "run": labels([name], np.zeros(len(step), dtype=np.intp)),
+        "step": table.steps[step],
+        "layer": labels(table.layers, layer),
+        "metric": labels(table.metrics, metric),
+        "value": values.transpose(1, 2, 0)[there],
+    })

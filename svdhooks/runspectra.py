@@ -1,0 +1,97 @@
+"""The spectra of one layer over a run, put together from their two stored forms."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdhooks import schema
+from svdhooks.tagstore import Column, TagStore
+
+
+@dataclass(frozen=True, slots=True)
+class Spectra:
+    """Spectra as rows.
+
+    Attributes:
+        steps: ``(T,)``, increasing.
+        values: ``(T, n)``, each row descending.
+        index: ``(n,)``, which entry of the full spectrum each column is, from 0.
+    """
+
+    steps: NDArray[np.int64]
+    values: NDArray[Any]
+    index: NDArray[np.int64]
+
+
+def read_spectra(store: TagStore, point: str, layer: str) -> Spectra | None:
+    """Read the spectra of one layer.
+
+    Args:
+        store: The run's tags.
+        point: Which matrix of the layer.
+        layer: Its name.
+
+    Returns:
+        Full spectra where at least one was stored; a row of which only the display
+        form was stored is NaN between the entries of that form. Display forms if no
+        full one was stored. None if there is neither.
+    """
+    display = store.column(schema.spectrum_tag(point, layer))
+    full = store.column(schema.full_tag(point, layer))
+    forms = [form for form in (display, full) if form is not None]
+    if not forms:
+        return None
+    n, limit = _constants(forms[0])
+    index = schema.display_index(n, limit)
+    shown = _by_step(display)
+    whole = _by_step(full)
+    if n <= limit:  # then the display form is the whole spectrum, if nothing else is
+        whole = {**shown, **whole}
+    steps = sorted({*shown, *whole})
+    longest = max((len(row) for row in whole.values()), default=0)
+    length = max(n, longest) if whole else len(index)
+    dtype = np.result_type(*(row.dtype for row in (whole or shown).values()))
+    values = np.full((len(steps), length), np.nan, dtype=dtype)
+    for place, step in enumerate(steps):
+        if step in whole:
+            values[place] = pad(whole[step], length)
+        elif len(shown[step]) == len(index):
+            values[place, index if whole else slice(None)] = shown[step]
+    columns = np.arange(length) if whole else index
+    return Spectra(np.array(steps, dtype=np.int64), values, columns)
+
+
+def pad(spectrum: NDArray[Any], length: int) -> NDArray[Any]:
+    """A spectrum extended to a length.
+
+    Args:
+        spectrum: Descending.
+        length: At least its length.
+
+    Returns:
+        With zeros behind it: a covariance of few samples has no more eigenvalues. With
+        NaN behind one that failed and is NaN throughout.
+    """
+    missing = length - len(spectrum)
+    if missing <= 0:
+        return spectrum
+    failed = len(spectrum) > 0 and np.isnan(spectrum).all()
+    filling = np.full(missing, np.nan if failed else 0.0, dtype=spectrum.dtype)
+    return np.concatenate([spectrum, filling])
+
+
+def _constants(form: Column) -> tuple[int, int]:
+    """Length of the full spectrum and of the longest display form."""
+    longest = max(len(row) for row in form.values)
+    content = json.loads(form.content or b"{}")
+    return content.get("n", longest), content.get("limit", schema.DISPLAY_POINTS)
+
+
+def _by_step(form: Column | None) -> dict[int, NDArray[Any]]:
+    """Step -> spectrum."""
+    if form is None:
+        return {}
+    return dict(zip(form.steps.tolist(), form.values, strict=True))

@@ -1,0 +1,237 @@
+"""A run's records decoded: which layers, which steps, what was measured of what."""
+
+import difflib
+import json
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdhooks import notes, schema
+from svdhooks.notes import Entry, Note
+from svdhooks.runscalars import Series
+from svdhooks.tagstore import TagStore
+
+
+class RunTable:
+    """What a tag store holds, in the terms of a run.
+
+    Args:
+        store: As it is now; a table made earlier does not follow it.
+        known: Notes decoded before, by their JSON; added to.
+    """
+
+    def __init__(self, store: TagStore, known: dict[bytes, Note]) -> None:
+        self._store = store
+        self._known = known
+
+    @cached_property
+    def metas(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """The layer tables with the steps from which on they hold."""
+        column = self._store.column(schema.META_TAG)
+        if column is None:
+            return []
+        metas = [json.loads(text) for text in column.values]
+        newest = max(meta.get("schema", 1) for meta in metas)
+        if newest > schema.VERSION:
+            warnings.warn(
+                f"The log in {self._store.directory} was written by a later version of "
+                f"svdhooks (schema {newest}; this one reads {schema.VERSION}). What it "
+                "does not know is left out; upgrade svdhooks to read it.",
+                stacklevel=2,
+            )
+        return list(zip(column.steps.tolist(), metas, strict=True))
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names in the model's order; those of the latest layer table first."""
+        names: dict[str, None] = {}
+        for _, meta in reversed(self.metas):
+            names |= dict.fromkeys(_names(meta))
+        for tag in self._store.tags:  # a spectrum is worth reading without its meta
+            if (found := schema.layer_of(tag)) is not None:
+                names.setdefault(found[1])
+        return tuple(names)
+
+    @cached_property
+    def described(self) -> dict[str, Mapping[str, Any]]:
+        """Layer -> its row in the latest layer table that has it."""
+        rows: dict[str, Mapping[str, Any]] = {}
+        for _, meta in self.metas:
+            rows |= {row["name"]: row for row in meta.get("layers", [])}
+        return rows
+
+    @cached_property
+    def notes(self) -> dict[int, Note]:
+        """Step -> what is said of its record."""
+        column = self._store.column(schema.RECORD_TAG)
+        if column is None:
+            return {}
+        for text in column.values:
+            if text not in self._known:
+                self._known[text] = notes.decode(text)
+        return {
+            step: self._known[text]
+            for step, text in zip(column.steps.tolist(), column.values, strict=True)
+        }
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """The recorded steps."""
+        return np.array(sorted(self.notes), dtype=np.int64)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """What is said of every measurement."""
+        return tuple(
+            entry
+            for step, note in self.notes.items()
+            for entry in note.entries(step, self._names_at(step, note.of))
+        )
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the measures, those of weights first."""
+        prefix = schema.MEASURE_PREFIX
+        found = [
+            tag.removeprefix(prefix)
+            for tag in self._store.tags
+            if tag.startswith(prefix) and self._store.column(tag) is not None
+        ]
+        order = {point: i for i, point in enumerate(schema.POINTS)}
+        return tuple(
+            sorted(
+                found, key=lambda name: order.get(name.partition("_")[0], len(order))
+            )
+        )
+
+    @cached_property
+    def points(self) -> tuple[str, ...]:
+        """The points of which anything was measured."""
+        found = {point for note in self.notes.values() for point in note.point}
+        return tuple(sorted(found))
+
+    @property
+    def present(self) -> bool:
+        """Whether any record is there, readable or superseded."""
+        return bool({schema.META_TAG, schema.RECORD_TAG} & set(self._store.tags))
+
+    @property
+    def scalar_tags(self) -> list[str]:
+        """Our own stock scalars."""
+        return self._store.scalar_tags
+
+    @cached_property
+    def logged_steps(self) -> NDArray[np.float64]:
+        """The logger's x coordinate of each record; its step if none was given."""
+        at = [
+            self.notes[step].run.get("logged_step", step)
+            for step in self.steps.tolist()
+        ]
+        return np.array(at, dtype=np.float64)
+
+    @cached_property
+    def run_metrics(self) -> tuple[str, ...]:
+        """Names of the values of the whole run."""
+        return tuple(dict.fromkeys(k for note in self.notes.values() for k in note.run))
+
+    def run_series(self, metric: str) -> Series:
+        """Steps and values of one value of the whole run."""
+        notes = self.notes.items()
+        found = {step: note.run[metric] for step, note in notes if metric in note.run}
+        steps = np.array(list(found), dtype=np.int64)
+        return steps, np.array(list(found.values()), dtype=np.float64)
+
+    def measured(self, metric: str) -> NDArray[np.bool_]:
+        """At which step which layer has a measure, ``(T, L)``, also if it failed."""
+        owners = [point for point in self.points if metric.startswith(f"{point}_")]
+        column = self._store.column(schema.MEASURE_PREFIX + metric)
+        there = np.isin(self.steps, [] if column is None else column.steps)
+        # a point's name may begin with another's
+        return self.recorded(max(owners, key=len, default="")) & there[:, None]
+
+    def recorded(self, point: str) -> NDArray[np.bool_]:
+        """At which step which layer was measured, ``(T, L)``, also if it failed."""
+        mask = np.zeros((len(self.steps), len(self.layers)), dtype=bool)
+        for row, step in enumerate(self.steps.tolist()):
+            note = self.notes[step]
+            places = self._places_at(step, note.of)
+            if places is not None:
+                found = zip(note.layer, note.point, strict=True)
+                mask[row, places[[i for i, p in found if p == point]]] = True
+        return mask
+
+    def measure(self, metric: str) -> NDArray[np.float64]:
+        """One measure of every layer at every step, ``(T, L)``; NaN: not measured."""
+        table = np.full((len(self.steps), len(self.layers)), np.nan)
+        column = self._store.column(schema.MEASURE_PREFIX + metric)
+        if column is None:
+            return table
+        rows = {step: row for row, step in enumerate(self.steps.tolist())}
+        for step, values in zip(column.steps.tolist(), column.values, strict=True):
+            places = self._places_at(step, len(values))
+            if step in rows and places is not None:
+                table[rows[step], places] = values
+        return table
+
+    def _names_at(self, step: int, count: int) -> tuple[str, ...]:
+        """The layer table of a record, if it is known and has ``count`` layers."""
+        tables = self._tables
+        if not tables:
+            return ()
+        # in force; else (its own is damaged) the nearest later, then any that fits
+        place = max(bisect_right([start for start, _ in tables], step) - 1, 0)
+        for _, names in (*tables[place:], *reversed(tables[:place])):
+            if len(names) == count:
+                return names
+        return ()
+
+    def _places_at(self, step: int, count: int) -> NDArray[np.intp] | None:
+        """Where the layers of a record stand in ``layers``; None if not known."""
+        names = self._names_at(step, count)
+        if names not in self._places:
+            place = {name: i for i, name in enumerate(self.layers)}
+            self._places[names] = np.array([place[n] for n in names], dtype=np.intp)
+        return self._places[names] if len(names) == count else None
+
+    @cached_property
+    def _tables(self) -> list[tuple[int, tuple[str, ...]]]:
+        return [(start, _names(meta)) for start, meta in self.metas]
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, ...], NDArray[np.intp]]:
+        return {}
+
+
+def check_known(kind: str, name: str, known: Iterable[str], run: str) -> None:
+    """Raise unless a run has what is asked for.
+
+    Args:
+        kind: Of the name, for example ``"layer"``.
+        name: What was asked for.
+        known: What there is.
+        run: What the run is called.
+
+    Raises:
+        KeyError: If it has not; names what comes close, or what there is.
+    """
+    known = list(known)
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=3)
+    close = close or [other for other in known if name and name in other][:3]
+    if close:
+        hint = f"Did you mean {' or '.join(map(repr, close))}?"
+    else:
+        shown = ", ".join(map(repr, known[:10])) or "none"
+        hint = f"It has {shown}{' …' if len(known) > 10 else ''}."
+    raise KeyError(f"Run {run!r} has no {kind} {name!r}. {hint}")
+
+
+def _names(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The layers of a layer table."""
+    return tuple(row["name"] for row in meta.get("layers", []))

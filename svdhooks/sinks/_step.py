@@ -1,0 +1,134 @@
+"""The records of one step, packed: measures as vectors over layers, the rest as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdhooks import eventvalues, notes, schema
+from svdhooks.notes import Entry
+from svdhooks.record import Record
+
+
+class LayerTable:
+    """The layers of a run, in the order in which vectors over layers have them.
+
+    Attributes:
+        index: Layer -> place.
+        text: The meta record's JSON.
+    """
+
+    def __init__(self) -> None:
+        self._meta: dict[str, Any] = {"schema": schema.VERSION, "layers": []}
+        self.index: dict[str, int] = {}
+        self.text = ""
+
+    def take(self, meta: Record) -> None:
+        """Replace the table by that of a meta record."""
+        self._meta = json.loads(meta.values["json"].item())
+        self._number()
+
+    def add_missing(self, records: Sequence[Record]) -> bool:
+        """Give a row to layers that no meta record has announced.
+
+        Args:
+            records: Of layers.
+
+        Returns:
+            Whether there were any.
+        """
+        names = dict.fromkeys(r.layer for r in records if r.layer not in self.index)
+        self._meta["layers"] += [{"name": name, "points": {}} for name in names]
+        if names:
+            self._number()
+        return bool(names)
+
+    def row(self, layer: str) -> Mapping[str, Any]:
+        """What is known of a layer."""
+        row: Mapping[str, Any] = self._meta["layers"][self.index[layer]]
+        return row
+
+    def _number(self) -> None:
+        names = [row["name"] for row in self._meta["layers"]]
+        self.index = {name: place for place, name in enumerate(names)}
+        self.text = json.dumps(self._meta, separators=(",", ":"))
+
+
+class StepTable:
+    """What one step measured of all layers.
+
+    A step may be written in several parts; a later Event of the same step supersedes
+    the earlier one's packed values, so it repeats them.
+
+    Attributes:
+        step: Whose values these are.
+        run: Values of the whole run.
+        left_out: Fields that are neither a number nor a spectrum.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.left_out: set[str] = set()
+        self.run: dict[str, float] = {}
+        self._measures: dict[tuple[str, str], dict[str, float]] = {}
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def add(self, record: Record) -> None:
+        """Add the scalar measures of a layer, or values of the run."""
+        if not record.layer:
+            self.run |= record.measures
+            return
+        point = point_of(record)
+        for field, value in record.values.items():
+            if np.ndim(value) == 0:
+                column = self._measures.setdefault((point, field), {})
+                column[record.layer] = float(value)
+            elif field != "spectrum":
+                self.left_out.add(f"{field} of {record.quantity}")
+        self._entries[record.layer, point] = Entry(
+            record.step,
+            record.layer,
+            point,
+            record.status,
+            record.method,
+            record.marks,
+            record.seconds,
+        )
+
+    def measure(self, point: str, field: str) -> list[float]:
+        """The values of one measure, of the layers that have it."""
+        return list(self._measures.get((point, field), {}).values())
+
+    def values(self, index: Mapping[str, int]) -> list[bytes]:
+        """The packed values of the step.
+
+        Args:
+            index: Layer -> place in the layer table.
+
+        Returns:
+            Values of a Summary.
+        """
+        packed = []
+        for (point, field), column in self._measures.items():
+            vector = np.full(len(index), np.nan)
+            vector[[index[layer] for layer in column]] = list(column.values())
+            tag = schema.measure_tag(point, field)
+            packed.append(eventvalues.tensor(tag, to_float32(vector)))
+        note = notes.encode(self.run, list(self._entries.values()), index)
+        packed.append(eventvalues.text(schema.RECORD_TAG, note))
+        return packed
+
+
+def point_of(record: Record) -> str:
+    """Which matrix a record speaks of; quantities without points are their own."""
+    return record.point or record.quantity
+
+
+def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """A cast in which too large numbers become infinite without a warning."""
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

@@ -1,0 +1,101 @@
+"""What TensorBoard shows without any plugin: scalars, statistics, histograms, layout."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from svdhooks import eventvalues, schema
+from svdhooks.record import Record
+from svdhooks.sinks._step import StepTable, point_of
+
+_STATISTICS = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9}
+
+
+def layer_scalars(records: Sequence[Record]) -> list[bytes]:
+    """The headline measures of each layer.
+
+    Args:
+        records: Of layers.
+
+    Returns:
+        Values of a Summary, at most four per layer.
+    """
+    return [
+        eventvalues.scalar(
+            schema.stock_tag(point, field, record.layer), float(record.values[field])
+        )
+        for record in records
+        for point, field in schema.HEADLINES
+        if point_of(record) == point and field in record.values
+    ]
+
+
+def statistics(table: StepTable) -> list[bytes]:
+    """The headline measures' statistics over layers.
+
+    Args:
+        table: What the step measured.
+
+    Returns:
+        Values of a Summary. Layers whose measure is not finite do not count.
+    """
+    found = []
+    for point, field in schema.HEADLINES:
+        values = np.array(table.measure(point, field), dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            continue
+        levels = np.quantile(finite, list(_STATISTICS.values()))
+        found += [
+            eventvalues.scalar(schema.summary_tag(point, field, name), float(level))
+            for name, level in zip(_STATISTICS, levels, strict=True)
+        ]
+    return found
+
+
+def histograms(records: Sequence[Record]) -> list[bytes]:
+    """The singular values of each weight, drawn over their index.
+
+    Args:
+        records: Of layers.
+
+    Returns:
+        Values of a Summary; none for spectra that failed throughout.
+    """
+    return [
+        eventvalues.histogram(schema.histogram_tag(record.layer), record.spectrum)
+        for record in records
+        if point_of(record) == "weight" and np.isfinite(record.spectrum).any()
+    ]
+
+
+def layout() -> bytes:
+    """The Custom Scalars dashboard: all layers of a measure in one chart, and a band.
+
+    Returns:
+        A value of a Summary.
+    """
+    lines, bands = [], []
+    for point, field in schema.HEADLINES:
+        title = f"{field.replace('_', ' ')} of {point}s"
+        pattern = schema.stock_tag(point, field, "").rstrip("/") + "/.+"
+        lines.append(
+            layout_pb2.Chart(
+                title=title, multiline=layout_pb2.MultilineChartContent(tag=[pattern])
+            )
+        )
+        band = layout_pb2.MarginChartContent.Series(
+            value=schema.summary_tag(point, field, "median"),
+            lower=schema.summary_tag(point, field, "p10"),
+            upper=schema.summary_tag(point, field, "p90"),
+        )
+        bands.append(
+            layout_pb2.Chart(
+                title=title, margin=layout_pb2.MarginChartContent(series=[band])
+            )
+        )
+    return eventvalues.layout({
+        "svdhooks: median and 10 % to 90 % of the layers": bands,
+        "svdhooks: every layer": lines,
+    })

@@ -1,0 +1,254 @@
+"""Records as TensorBoard event files, in a sub-run of their own."""
+
+import errno
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from svdhooks import eventvalues, schema
+from svdhooks.eventfile import EventFileWriter, event_files
+from svdhooks.record import Record
+from svdhooks.runspectra import pad
+from svdhooks.sinks import _stock
+from svdhooks.sinks._step import LayerTable, StepTable, point_of, to_float32
+from svdhooks.tagstore import TagStore
+
+_logger = logging.getLogger(__name__)
+
+_HISTOGRAM_LAYERS = 32
+_META_COPIES = 2
+_BYTES_PER_GB = 1e9
+
+
+class TensorBoardSink:
+    """Writes ``<log_dir>/svdhooks/``, one Event per record.
+
+    The run log, which is exact, and what TensorBoard shows without a plugin are the
+    same file; `svdhooks.schema` says which tag holds what. A sub-run of its own keeps
+    the user's curves alive: of two live files in one directory TensorBoard's Python
+    loader follows only one.
+
+    Args:
+        log_dir: Where the run's other logs are.
+        start_step: Resume: records at or after this step are superseded. None: a new
+            run.
+        histograms: Draw each weight's spectrum as a histogram; None: for up to 32
+            layers.
+        full_spectra: Store spectra of more than 256 values as measured, besides their
+            display form.
+        max_log_gb: From this size of the log on, display forms only; None: no limit.
+        clock: Seconds since 1970; an argument for tests.
+
+    Raises:
+        ValueError: If ``log_dir`` is not on a file system, or ``start_step`` negative.
+        FileExistsError: If there are records already and ``start_step`` is None.
+        OSError: If the directory cannot be made or written to.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        *,
+        start_step: int | None = None,
+        histograms: bool | None = None,
+        full_spectra: bool = True,
+        max_log_gb: float | None = 2.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if "://" in str(log_dir):
+            raise ValueError(
+                f"log_dir={str(log_dir)!r}: records are appended to a file of the local "
+                "file system; expected a path there."
+            )
+        if start_step is not None and start_step < 0:
+            raise ValueError(f"start_step={start_step}: expected a step >= 0.")
+        self.directory = Path(log_dir) / schema.SUBDIRECTORY
+        _make_writable(self.directory)
+        if start_step is None:
+            _check_empty(self.directory)
+        self._histograms = histograms
+        self._full = full_spectra
+        self._limit = math.inf if max_log_gb is None else max_log_gb * _BYTES_PER_GB
+        self._written = sum(f.stat().st_size for f in event_files(self.directory))
+        self._writer = EventFileWriter(
+            self.directory, start_step=start_step or 0, clock=clock
+        )
+        self._layers = LayerTable()
+        self._step: StepTable | None = None
+        self._lengths: dict[tuple[str, str], int] = {}
+        self._meta_due = _META_COPIES
+        self._left_out: set[str] = set()
+
+    @property
+    def path(self) -> Path | None:
+        """The file written to; None before the first record."""
+        return self._writer.path
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Append the records; one Event for those of one step.
+
+        Args:
+            records: Of layers and of the run.
+
+        Raises:
+            OSError: If they could not be written, for example to a full disk. The log
+                stays readable, and later records are written when they can be.
+        """
+        for record in records:
+            if record.quantity == "meta":
+                self._layers.take(record)
+                self._meta_due = _META_COPIES
+        for step in dict.fromkeys(record.step for record in records):
+            self._write_step(step, [r for r in records if r.step == step])
+
+    def close(self) -> None:
+        """Close the file. Writing again begins a new one."""
+        self._writer.close()
+
+    def _write_step(self, step: int, records: Sequence[Record]) -> None:
+        """Write the records of one step."""
+        measured = [r for r in records if r.layer]
+        if self._layers.add_missing(measured):
+            self._meta_due = _META_COPIES
+        if self._step is None or self._step.step != step:
+            self._step = StepTable(step)
+        table = self._step
+        values = self._head()
+        for record in measured:
+            values += self._spectrum(record)
+        if said := [r for r in records if r.quantity != "meta"]:
+            for record in said:
+                table.add(record)
+            values += table.values(self._layers.index)
+            self._say_left_out(table)
+        stock = self._stock(table, measured)
+        logged = table.run.get("logged_step", math.nan)
+        if not math.isfinite(logged) or int(logged) == step:
+            self._append(step, values + stock)
+        else:
+            self._append(step, values)
+            self._append(int(logged), stock)
+        self._meta_due = max(self._meta_due - 1, 0)
+
+    def _append(self, step: int, values: list[bytes]) -> None:
+        """Write one Event, if there is anything to write."""
+        if not values:
+            return
+        self._writer.write(step, values)
+        self._written += sum(map(len, values))
+
+    def _head(self) -> list[bytes]:
+        """The layout for a new file, and the layer table while it is due."""
+        values = []
+        if not self._writer.opened:
+            self._meta_due = _META_COPIES
+            values.append(_stock.layout())
+        if self._meta_due and self._layers.text:
+            values.append(eventvalues.text(schema.META_TAG, self._layers.text))
+        return values
+
+    def _stock(self, table: StepTable, measured: Sequence[Record]) -> list[bytes]:
+        """What TensorBoard shows without a plugin."""
+        draw = self._histograms
+        if draw is None:
+            draw = len(self._layers.index) <= _HISTOGRAM_LAYERS
+        return [
+            *_stock.layer_scalars(measured),
+            *(_stock.statistics(table) if measured else ()),
+            *(_stock.histograms(measured) if draw else ()),
+        ]
+
+    def _spectrum(self, record: Record) -> list[bytes]:
+        """The display form of a spectrum, and the full one where that is not all."""
+        spectrum = record.spectrum
+        if spectrum.dtype != np.float64:
+            spectrum = to_float32(spectrum)
+        if not len(spectrum):
+            return []
+        layer, point = record.layer, point_of(record)
+        n = self._length(layer, point, len(spectrum))
+        shape = tuple(self._layers.row(layer).get("shape", ()))
+        content = schema.spectrum_content(layer, point, n, shape)
+        shown = to_float32(pad(spectrum, n)[schema.display_index(n)])
+        tag = schema.spectrum_tag(point, layer)
+        values = [eventvalues.tensor(tag, shown, content=content)]
+        whole = len(shown) >= len(spectrum) and spectrum.dtype == np.float32
+        if not whole and self._full and self._has_room():
+            tag = schema.full_tag(point, layer)
+            plugin = schema.PLUGIN_FULL
+            values.append(
+                eventvalues.tensor(tag, spectrum, plugin=plugin, content=content)
+            )
+        return values
+
+    def _length(self, layer: str, point: str, measured: int) -> int:
+        """The length that the spectra of a layer have, or are padded to."""
+        if (layer, point) not in self._lengths:
+            row = self._layers.row(layer)
+            told = row.get("rank_limit") if point == "weight" else None
+            told = row.get("points", {}).get(point) if told is None else told
+            self._lengths[layer, point] = max(told or 0, measured)
+        return self._lengths[layer, point]
+
+    def _say_left_out(self, table: StepTable) -> None:
+        """Say once what the event file has no place for."""
+        for name in table.left_out - self._left_out:
+            _logger.warning("%s is no number and no spectrum: not in the log.", name)
+        self._left_out |= table.left_out
+
+    def _has_room(self) -> bool:
+        """Whether the log is still small enough for full spectra; warns when not."""
+        if self._written <= self._limit:
+            return True
+        self._full = False
+        warnings.warn(
+            f"The log in {self.directory} has reached {self._written / 1e9:.2g} GB "
+            f"(max_log_gb={self._limit / _BYTES_PER_GB:g}). From now on spectra of more "
+            f"than {schema.DISPLAY_POINTS} values are stored in their display form, "
+            "256 of their values.",
+            stacklevel=2,
+        )
+        return False
+
+
+def _make_writable(directory: Path) -> None:
+    """Create a directory, or say why nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"Records cannot be written to {directory} ({error.strerror}). Expected a "
+            "log_dir that can be created, or an existing directory; choose another "
+            "log_dir",
+            str(error.filename),
+        ) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(
+            errno.EACCES,
+            "Records cannot be written there: no permission, or a read-only file "
+            "system. Choose another log_dir",
+            str(directory),
+        )
+
+
+def _check_empty(directory: Path) -> None:
+    """Refuse to mix two runs."""
+    store = TagStore(directory)
+    store.refresh()
+    column = store.column(schema.RECORD_TAG)
+    if column is None:
+        return
+    first, last = column.steps[[0, -1]]
+    raise FileExistsError(
+        f"{directory} already holds records of steps {first} to {last}. Choose another "
+        "log_dir for a new run; or pass start_step=N to resume, which supersedes the "
+        "records at and after step N (start_step=0: all of them); or delete "
+        f"{directory}."
+    )
