@@ -143,7 +143,7 @@ class EventFileWriter:
             )
         data = frame(payload)
         if not self.opened:
-            self._open(now)
+            self._open()
             # a new file supersedes what is at or after its first step
             begin = step if self._start_step is None else self._start_step
             data = _file_head(begin, now) + data
@@ -157,11 +157,11 @@ class EventFileWriter:
             self._closer()
             self._closer = None
 
-    def _open(self, now: float) -> None:
+    def _open(self) -> None:
         """Create an empty file that sorts after those which are there."""
         self.close()
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / _file_name(event_files(self._directory), now)
+        path = self._directory / _file_name(event_files(self._directory), self._clock())
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         handle = os.open(path, flags, 0o666)
         self.path, self.size, self._handle = path, 0, handle

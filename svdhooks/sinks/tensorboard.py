@@ -58,7 +58,7 @@ class TensorBoardSink:
         start_step: int | None = None,
         histograms: bool | None = None,
         full_spectra: bool = True,
-        max_log_gb: float | None = 2.0,
+        max_log_gb: float | int | None = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if "://" in str(log_dir):
