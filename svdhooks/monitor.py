@@ -34,7 +34,7 @@ def check_monitored(names: Sequence[str], layers: Sequence[str]) -> None:
 def measures() -> list[str]:
     """All measures that can be monitored, ``<point>_<field>``."""
     covariance = [f"{p}_{m}" for p in ("input", "output") for m in COVARIANCE_MEASURES]
-    return [f"weight_{m}" for m in linalg.WEIGHT_MEASURES] + covariance
+    return [f"weight_{m}" for m in linalg.MEASURES] + covariance
 
 
 def monitored_values(

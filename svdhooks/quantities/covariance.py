@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -120,6 +121,7 @@ class CovarianceObserver:
         }
         self._calls: dict[str, int] = {}
         self._open: dict[tuple[str, str], linalg.CovarianceAccumulator] = {}
+        self._dtypes: dict[tuple[str, str], torch.dtype] = {}
         self._seconds: dict[tuple[str, str], float] = {}
         self._done: dict[tuple[str, str], Record] = {}
         # the last tensors solved alone: q, k and v share their input
@@ -162,6 +164,7 @@ class CovarianceObserver:
         if key not in self._open:
             self._open[key] = linalg.CovarianceAccumulator(features)
         self._open[key].update(samples)
+        self._dtypes[key] = samples.dtype
 
     def _reuse(self, key: tuple[str, str], value: PointValue) -> bool:
         """Whether this very tensor was just solved; then its values are taken."""
@@ -211,8 +214,22 @@ class CovarianceObserver:
 
     def _solve(self, key: tuple[str, str]) -> None:
         accumulator = self._open.pop(key)
-        self._done[key] = covariance_record(
-            accumulator, self._wanted[key], self._context.step, key[1]
+        layer, point = self._wanted[key], key[1]
+        eigenvalues = accumulator.eigenvalues().cpu().numpy()
+        measures = covariance_measures(
+            accumulator, eigenvalues, layer.points[point], self._dtypes[key]
+        )
+        finite = bool(np.isfinite(eigenvalues).all())
+        count = accumulator.count
+        self._done[key] = Record(
+            self._context.step,
+            layer.name,
+            self._quantity.name,
+            pack(eigenvalues.astype(np.float32), measures),
+            status=OK if finite and count else (NON_FINITE if count else "no samples"),
+            method=accumulator.method,
+            point=point,
+            marks=_marks(eigenvalues, measures, layer.points[point]),
         )
 
     def _unknown(self, key: tuple[str, str], status: str) -> Record:
@@ -228,62 +245,52 @@ class CovarianceObserver:
         )
 
 
-def covariance_record(
-    accumulator: linalg.CovarianceAccumulator, layer: Layer, step: int, point: str
-) -> Record:
-    """Solve an accumulated covariance.
-
-    Args:
-        accumulator: What passed the point.
-        layer: The layer.
-        step: Optimiser updates contained in the weights.
-        point: ``"input"`` or ``"output"``.
-
-    Returns:
-        The record: eigenvalues, ranks, sample count, noise floor in units of the
-        eigenvalues.
-    """
-    count, features = accumulator.count, layer.points[point]
-    eigenvalues = accumulator.eigenvalues().cpu().numpy()
-    measures = _measures(accumulator, eigenvalues, features)
-    finite = count > 0 and bool(np.isfinite(eigenvalues).all())
+def _marks(
+    eigenvalues: NDArray[np.float64], measures: Mapping[str, float], features: int
+) -> tuple[str, ...]:
+    """Reservations about a covariance spectrum."""
+    # centring makes one eigenvalue of N samples zero: that is no noise
+    possible = eigenvalues[: int(measures["rank_limit"])]
     marks = []
-    if finite and (eigenvalues < measures["noise_floor"]).any():
+    if (possible < measures["noise_floor"]).any():
         marks.append("below_noise")
-    if count < 2 * features:
+    if measures["count"] < 2 * features:
         marks.append("sample_limited")
-    return Record(
-        step,
-        layer.name,
-        "covariance",
-        pack(eigenvalues.astype(np.float32), measures),
-        status=OK if finite else (NON_FINITE if count else "no samples"),
-        method=accumulator.method,
-        point=point,
-        marks=tuple(marks),
-    )
+    return tuple(marks)
 
 
-def _measures(
+def covariance_measures(
     accumulator: linalg.CovarianceAccumulator,
     eigenvalues: NDArray[np.float64],
     features: int,
+    dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Scalar measures of a covariance; ranks are of the centred samples' spectrum."""
+    """Scalar measures of a covariance; ranks are of the centred samples' spectrum.
+
+    Args:
+        accumulator: What passed the point.
+        eigenvalues: Of the covariance, descending.
+        features: Number of features.
+        dtype: Of the samples as the model computed them.
+
+    Returns:
+        Measure -> value; the noise floor is in units of the eigenvalues.
+    """
     count = accumulator.count
-    # the singular values of the centred samples: ranks and rounding refer to them
-    sigma = np.sqrt(eigenvalues * count)
-    floor = linalg.activation_noise_floor(
-        accumulator.uncentred_norm, (count, features), accumulator.dtype
+    ranks = linalg.measures(
+        # of the centred samples over √N, as rounding errors are of the samples
+        np.sqrt(eigenvalues),
+        shape=(count, features),
+        dtype=dtype,
+        uncentred_norm=accumulator.uncentred_norm / max(count, 1) ** 0.5,
     )
-    ranks = linalg.weight_measures(sigma, floor=floor)
     own = {
         "total_variance": float(eigenvalues.sum()),
         "largest_eigenvalue": float(eigenvalues[0]) if eigenvalues.size else 0.0,
         "mean_norm": accumulator.mean_norm,
         "count": float(count),
         "rank_limit": float(max(min(count - 1, features), 0)),
-        "noise_floor": floor**2 / max(count, 1),
+        "noise_floor": ranks["noise_floor"] ** 2,
     }
     return {
         name: own.get(name, ranks.get(name, np.nan)) for name in COVARIANCE_MEASURES

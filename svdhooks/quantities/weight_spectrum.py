@@ -44,7 +44,7 @@ class WeightSpectrum:
         sigma = linalg.singular_values(weight).cpu().numpy()
         if sigma.ndim > 1:  # the blocks of a block-diagonal map
             sigma = np.sort(sigma, axis=None)[::-1]
-        measures = linalg.weight_measures(sigma, shape=layer.shape, dtype=layer.dtype)
+        measures = linalg.measures(sigma, shape=layer.shape, dtype=layer.dtype)
         finite = bool(np.isfinite(sigma).all())
         below = finite and bool((sigma < measures["noise_floor"]).any())
         return Record(
@@ -60,7 +60,7 @@ class WeightSpectrum:
 
     def failed(self, layer: Layer, step: int, status: str) -> Record:
         """The record of a measurement that failed: NaN values of the right shape."""
-        values = unknown(layer.rank_limit, linalg.WEIGHT_MEASURES)
+        values = unknown(layer.rank_limit, linalg.MEASURES)
         return Record(
             step, layer.name, self.name, values, status=status, point="weight"
         )

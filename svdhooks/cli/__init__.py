@@ -1,0 +1,67 @@
+"""The command line. Reading a log loads no torch; each command imports what it needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="svdhooks",
+    help="Watch the rank of every layer of a PyTorch model while it trains.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        import svdhooks
+
+        typer.echo(f"svdhooks {svdhooks.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def summary(
+    logdir: Annotated[
+        Path, typer.Argument(help="Directory of a run, or of several runs.")
+    ],
+    layers: Annotated[
+        str, typer.Option("--layers", help="Only layers whose name matches this glob.")
+    ] = "*",
+) -> None:
+    """Show every layer's ranks, first -> last, with a sparkline over training."""
+    from svdhooks.cli import read
+
+    raise typer.Exit(read.summary(logdir, layers))
+
+
+@app.command()
+def demo(
+    logdir: Annotated[
+        Path, typer.Option("--logdir", help="Where the two runs are written.")
+    ] = Path("svdhooks-demo"),
+    steps: Annotated[
+        int, typer.Option("--steps", min=100, help="Optimiser steps of each run.")
+    ] = 1650,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Start TensorBoard at the end.")
+    ] = False,
+) -> None:
+    """Train two SimSiam networks on real digits and watch one of them collapse."""
+    from svdhooks.cli import measure
+
+    raise typer.Exit(measure.demo(logdir, steps, seed, tensorboard))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

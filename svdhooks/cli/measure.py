@@ -1,0 +1,238 @@
+"""Commands that measure: they import torch."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from svdhooks.cli import demo_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EVERY = 10
+PROBE_SAMPLES = 1024
+VARIANTS = {"with-stop-gradient": True, "without-stop-gradient": False}
+EMBEDDING = "model.projector.0"
+"""The embedding is what enters the projector."""
+
+
+def demo(logdir: Path, steps: int, seed: int, tensorboard: bool) -> int:
+    """Train SimSiam with and without stop-gradient and watch the ranks.
+
+    Args:
+        logdir: Where the two runs are written.
+        steps: Optimiser steps of each run.
+        seed: Random seed.
+        tensorboard: Start TensorBoard at the end.
+
+    Returns:
+        Exit status.
+    """
+    console = Console()
+    try:
+        images, labels = _digits()
+    except ImportError as error:
+        console.print(f"[red]{escape(str(error))}[/red]")
+        return 1
+    if not _make_room(logdir, console):
+        return 1
+    console.print(demo_words.introduction(len(images), steps))
+    accuracy = {}
+    with _quiet(), _Dashboard(console, steps) as dashboard:
+        for name, stop_gradient in VARIANTS.items():
+            accuracy[name] = _train(
+                name, stop_gradient, images, labels, logdir, seed, dashboard
+            )
+    console.print(demo_words.conclusion(logdir, accuracy))
+    if tensorboard:
+        return _tensorboard(logdir, console)
+    return 0
+
+
+def _digits() -> "tuple[Tensor, Tensor]":
+    from svdhooks.experiments.collapse import load_digits_images
+
+    return load_digits_images()
+
+
+def _make_room(logdir: Path, console: Console) -> bool:
+    """Delete the runs of an earlier demo; refuse to touch anything else."""
+    own = [logdir / name for name in VARIANTS]
+    strange = [p for p in logdir.iterdir() if p not in own] if logdir.is_dir() else []
+    if strange or logdir.is_file():
+        found = strange[0] if strange else logdir
+        console.print(
+            f"[red]{escape(str(logdir))} holds something that is not of an earlier demo "
+            f"({escape(found.name)}).[/red] Choose another --logdir."
+        )
+        return False
+    for path in own:
+        shutil.rmtree(path, ignore_errors=True)
+    return True
+
+
+def _train(
+    name: str,
+    stop_gradient: bool,
+    images: "Tensor",
+    labels: "Tensor",
+    logdir: Path,
+    seed: int,
+    dashboard: "_Dashboard",
+) -> float:
+    """Train one variant and return its nearest-neighbour accuracy."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from svdhooks.experiments import collapse
+    from svdhooks.experiments.collapse_lightning import SimSiamTraining, fit
+    from svdhooks.lightning import SpectrumMonitor
+
+    module = SimSiamTraining(stop_gradient, seed)
+    monitor = SpectrumMonitor(
+        every_n_steps=EVERY,
+        probe=images[:PROBE_SAMPLES],
+        max_overhead=None,
+        on_error="raise",
+    )
+    logger = TensorBoardLogger(logdir, name="", version=name)
+    callbacks = [monitor, dashboard.callback(name, monitor)]
+    fit(
+        module,
+        images,
+        steps=dashboard.steps,
+        seed=seed,
+        logger=logger,
+        callbacks=callbacks,
+    )
+    return collapse.nearest_neighbour_accuracy(module.model.embed(images), labels)
+
+
+class _Dashboard:
+    """Progress bars and a table of ranks, while both variants train."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self.steps = steps
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=None),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:+.3f}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks = {
+            name: self._progress.add_task(
+                f"{name:<22}", total=steps, loss=0.0, start=False
+            )
+            for name in VARIANTS
+        }
+        self._ranks: dict[tuple[str, str, str], list[float]] = {}
+        self._layers: list[str] = []
+        self._live = Live(self._render(), console=console, refresh_per_second=8)
+
+    def __enter__(self) -> "_Dashboard":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._live.update(self._render())
+        self._live.__exit__(*error)
+
+    def callback(self, name: str, monitor: Any) -> Any:
+        """A Lightning callback that shows what ``monitor`` recorded last."""
+        import lightning.pytorch as pl
+
+        dashboard = self
+
+        class Show(pl.Callback):
+            def on_train_start(self, *_: Any) -> None:
+                dashboard._progress.start_task(dashboard._tasks[name])
+
+            def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+                step = trainer.global_step
+                if step % EVERY == 0 or step == dashboard.steps:
+                    dashboard._show(name, step, trainer.callback_metrics, monitor)
+
+        return Show()
+
+    def _show(self, name: str, step: int, metrics: Any, monitor: Any) -> None:
+        loss = float(metrics.get("train_loss", 0.0))
+        self._progress.update(self._tasks[name], completed=step, loss=loss)
+        recorder = monitor.recorder
+        self._layers = [layer.name for layer in recorder.layers]
+        for (layer, point), record in recorder.last.items():
+            field = demo_words.MEASURES.get(point)
+            if field:
+                trail = self._ranks.setdefault((name, layer, point), [])
+                trail.append(float(record.values[field]))
+        self._live.update(self._render())
+
+    def _render(self) -> Group:
+        table = Table(
+            title="ranks of every layer: first → now",
+            title_style="dim",
+            title_justify="left",
+            header_style="bold",
+        )
+        table.add_column("layer", no_wrap=True)
+        for name in VARIANTS:
+            for point, field in demo_words.MEASURES.items():
+                words = f"{point} {field.replace('_', ' ')}"
+                table.add_column(
+                    f"[dim]{name}[/dim]\n{words}", justify="right", min_width=13
+                )
+        for layer in self._layers:
+            cells = [
+                demo_words.cell(self._ranks.get((name, layer, point), []))
+                for name in VARIANTS
+                for point in demo_words.MEASURES
+            ]
+            mark = "  ← the embedding enters here" if layer == EMBEDDING else ""
+            table.add_row(f"{layer}[dim]{mark}[/dim]", *cells)
+        return Group(self._progress, *([table] if self._layers else []))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's notes on hardware and loaders say nothing about this demo."""
+    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _tensorboard(logdir: Path, console: Console) -> int:
+    """Start TensorBoard in the foreground, until it is interrupted."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
+    console.print(Panel(" ".join(command), title="starting (stop with Ctrl-C)"))
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 0

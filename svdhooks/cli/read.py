@@ -1,0 +1,151 @@
+"""Commands that read logs; no torch."""
+
+import fnmatch
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from svdhooks.runlog import RunLog, runs
+
+HEADLINES = {
+    "weight_stable_rank": "weight\nstable rank",
+    "input_effective_rank": "input\neffective rank",
+    "output_effective_rank": "output\neffective rank",
+}
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK_WIDTH = 12
+
+
+def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
+    """Print a table per run: every layer's headline ranks over training.
+
+    Args:
+        logdir: Directory of a run, or of several.
+        layers: Glob on layer names.
+        console: Where to print.
+
+    Returns:
+        Exit status.
+    """
+    console = console or Console()
+    try:
+        found = runs(logdir)
+    except (OSError, ValueError) as error:
+        Console(stderr=True).print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+        return 1
+    if not found:
+        Console(stderr=True).print(
+            f"[red]No svdhooks log below {escape(str(logdir))}.[/red] Expected a run "
+            "directory that holds a 'svdhooks' directory with event files, as "
+            "svdhooks.watch(model, log_dir) or the Lightning callback writes it.",
+            soft_wrap=True,
+        )
+        return 1
+    for log in found.values():
+        _print_run(log, layers, console)
+    return 0
+
+
+def _print_run(log: RunLog, layers: str, console: Console) -> None:
+    chosen = [name for name in log.layers if fnmatch.fnmatchcase(name, layers)]
+    columns = [m for m in HEADLINES if m in log.metrics]
+    steps = log.steps
+    span = f"steps {steps[0]}–{steps[-1]}" if len(steps) else "no steps"
+    table = Table(
+        title=f"{escape(log.name)}   [dim]{len(steps)} records, {span}[/dim]",
+        title_justify="left",
+        header_style="bold",
+    )
+    table.add_column("layer", overflow="fold")
+    table.add_column("shape", justify="right", no_wrap=True)
+    for metric in columns:
+        table.add_column(HEADLINES[metric], no_wrap=True)
+    table.add_column("status", overflow="fold")
+    shapes = {row["name"]: row["shape"] for row in log.meta["layers"]}
+    for name in chosen:
+        table.add_row(
+            escape(name),
+            "×".join(map(str, shapes[name])),
+            *(_trend(*_finite(log, name, metric)) for metric in columns),
+            escape(_status(log, name)),
+        )
+    console.print(table)
+    _print_notes(log, len(log.layers) - len(chosen), console)
+
+
+def _print_notes(log: RunLog, hidden: int, console: Console) -> None:
+    if hidden:
+        console.print(f"[dim]{hidden} layers do not match --layers.[/dim]")
+    if log.skipped:
+        shown = "; ".join(f"{s['name']}: {s['reason']}" for s in log.skipped[:5])
+        more = f" and {len(log.skipped) - 5} more" if len(log.skipped) > 5 else ""
+        console.print(f"[dim]Not watched: {escape(shown)}{more}[/dim]", soft_wrap=True)
+    damage = {name: count for name, count in log.damage.items() if count}
+    if damage:
+        counts = ", ".join(f"{count} {name}" for name, count in damage.items())
+        console.print(f"[yellow]Log: {counts}.[/yellow]")
+
+
+def _finite(
+    log: RunLog, layer: str, metric: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    try:
+        steps, values = log.series(layer, metric)
+    except KeyError:
+        return np.empty(0, np.int64), np.empty(0)
+    keep = np.isfinite(values)
+    return steps[keep], np.asarray(values[keep], np.float64)
+
+
+def _trend(steps: NDArray[np.int64], values: NDArray[np.float64]) -> str:
+    """First -> last and a sparkline over equal spans of steps."""
+    if not len(values):
+        return "[dim]–[/dim]"
+    first, last = values[0], values[-1]
+    fell = last < 0.5 * first
+    arrow = f"{_number(first):>6} → {_number(last):<6}"
+    return f"{f'[bold]{arrow}[/bold]' if fell else arrow} {sparkline(steps, values)}"
+
+
+def _number(value: float) -> str:
+    if value == 0 or 0.01 <= abs(value) < 10000:
+        digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
+        return f"{value:.{digits}f}"
+    return f"{value:.1e}"
+
+
+def sparkline(
+    steps: NDArray[np.int64], values: NDArray[np.float64], width: int = _SPARK_WIDTH
+) -> str:
+    """A line of block characters, from 0 to the largest value, over equal spans.
+
+    Args:
+        steps: Increasing.
+        values: Non-negative.
+        width: Characters.
+
+    Returns:
+        The line; blank where there is no record.
+    """
+    top = float(values.max())
+    if top <= 0 or not math.isfinite(top):
+        return _BARS[0] * min(width, len(values))
+    span = max(int(steps[-1] - steps[0]), 1)
+    column = np.minimum((steps - steps[0]) * width // span, width - 1)
+    out = []
+    for i in range(width):
+        here = values[column == i]
+        level = None if not len(here) else here.mean() / top * (len(_BARS) - 1)
+        out.append(" " if level is None else _BARS[round(level)])
+    return "".join(out)
+
+
+def _status(log: RunLog, layer: str) -> str:
+    """What there is to say about a layer, in few words."""
+    said = sorted({text for _, _, text in log.statuses(layer)})
+    return "; ".join(said) if said else "ok"
