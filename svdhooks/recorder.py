@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -367,7 +367,7 @@ class Recorder:
                     f"svdhooks: {type(sink).__name__} could not be closed: {error}",
                 )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ from svdhooks.record import Record
 from svdhooks.schedule import Schedule
 
 
+@runtime_checkable
 class Quantity(Protocol):
     """What every quantity has.
 
@@ -69,6 +70,7 @@ class ProbeContext:
     expected_calls: Mapping[int, int]
 
 
+@runtime_checkable
 class PointObserver(Protocol):
     """Reduces what passes the points during one probe."""
 
