@@ -1,6 +1,7 @@
 """Logs for tests: records, runs written to disk, and TensorBoard's own two readers."""
 
 import json
+import resource
 import subprocess
 import tempfile
 import time
@@ -224,3 +225,14 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "python": python_loader,
     "data server": data_server,
 }
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """A disk on which no file grows beyond ``size``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -178,7 +178,7 @@ class TensorBoardSink:
         shown = to_float32(pad(spectrum, n)[schema.display_index(n)])
         tag = schema.spectrum_tag(point, layer)
         values = [eventvalues.tensor(tag, shown, content=content)]
-        whole = len(shown) >= len(spectrum) and spectrum.dtype == np.float32
+        whole = len(shown) == n >= len(spectrum) and spectrum.dtype == np.float32
         if not whole and self._full and self._has_room():
             tag = schema.full_tag(point, layer)
             plugin = schema.PLUGIN_FULL

@@ -4,9 +4,6 @@ import copy
 import io
 import os
 import pickle
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from svdhooks import eventfile
 from svdhooks.eventfile import EventFileWriter, event_files, frame, masked_crc
 from svdhooks.eventread import read_events
 from svdhooks.eventvalues import scalar, tensor
+from tests.logs import largest_file
 
 
 class TickingClock:
@@ -29,17 +27,6 @@ class TickingClock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """A disk on which no file grows beyond ``size``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def steps_of(directory: Path) -> list[int]:
