@@ -24,16 +24,18 @@ float32 ``svdvals`` of torch                       0.20      6.4       50       
   one OpenBLAS thread, 2.0 … 24 ms by torch on two.
 """
 
+import ctypes
 import functools
+import importlib
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Inexact
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
@@ -144,19 +146,21 @@ class _OneThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._limit: Any = None
+        self._before = 1
 
     def __enter__(self) -> None:
+        get, set_ = _openblas()
         with self._lock:
-            if self._users == 0:
-                self._limit = _openblas().limit(limits=1)
             self._users += 1
+            if self._users == 1:
+                self._before = get()
+                set_(1)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
-                self._limit.restore_original_limits()
+                _openblas()[1](self._before)
 
 
 _ONE_THREAD = _OneThread()
@@ -168,6 +172,15 @@ def one_thread() -> _OneThread:
 
 
 @functools.cache
-def _openblas() -> Any:
-    """The OpenBLAS libraries in memory. Finding them takes milliseconds, using 6 µs."""
-    return ThreadpoolController().select(internal_api="openblas")
+def _openblas() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Functions that read and set the threads of numpy's OpenBLAS, or do nothing."""
+    # not threadpoolctl, which obeys only the first thread that ever asks: solves in a
+    # worker would go unlimited, or stay limited
+    extension = importlib.import_module("numpy.linalg._umath_linalg").__file__
+    library = ctypes.CDLL(extension)  # finds symbols of the libraries it needs, too
+    for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
+        name = f"{prefix}openblas_{{}}_num_threads{suffix}"
+        if hasattr(library, name.format("set")):
+            get, set_ = (getattr(library, name.format(verb)) for verb in ("get", "set"))
+            return get, set_
+    return lambda: 1, lambda _: None

@@ -46,7 +46,7 @@ class CovarianceAccumulator:
             return None
         return torch.cat(self._blocks) if self._blocks else torch.zeros(0, self.d)
 
-    def update(self, samples: Shaped[Tensor, "..."]) -> Self:
+    def update(self, samples: Shaped[Tensor, "n d"]) -> Self:
         """Add samples.
 
         Args:

@@ -64,7 +64,7 @@ class Moments:
             scatter = torch.zeros(d, d, dtype=dtype, device=device)
         return cls(0, mean, scatter, follows=device is None)
 
-    def update(self, samples: Shaped[Tensor, "..."]) -> Self:
+    def update(self, samples: Shaped[Tensor, "n d"]) -> Self:
         """Add samples.
 
         Large batches are converted in parts.

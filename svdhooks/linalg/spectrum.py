@@ -21,9 +21,9 @@ _DOUBLE = ("float64", "complex128")
 
 
 def singular_values(
-    A: Shaped[Tensor, "..."], resolution: float | None = None
+    A: Shaped[Tensor, "*batch m n"], resolution: float | None = None
 ) -> Float[Tensor, "*batch k"]:
-    """Singular values of (*batch, m, n), descending along the last axis.
+    """Singular values, descending.
 
     Args:
         A: Matrices of any floating or complex dtype.
@@ -66,8 +66,8 @@ def method_for(
     return "svd" if too_fine else "gram"
 
 
-def gram(A: Shaped[Tensor, "..."]) -> Inexact[Tensor, "*batch k k"]:
-    """Gram matrix of the smaller side of (*batch, m, n): ``AᴴA`` or ``AAᴴ``.
+def gram(A: Shaped[Tensor, "*batch m n"]) -> Inexact[Tensor, "*batch k k"]:
+    """Gram matrix of the smaller side: ``AᴴA`` or ``AAᴴ``.
 
     Large matrices are converted in parts. Grams of row blocks of a tall matrix add up
     to the Gram of the whole.
@@ -94,9 +94,9 @@ def gram(A: Shaped[Tensor, "..."]) -> Inexact[Tensor, "*batch k k"]:
 
 
 def eigenvalues(
-    G: Shaped[Tensor, "..."], *, semidefinite: bool = True
+    G: Shaped[Tensor, "*batch n n"], *, semidefinite: bool = True
 ) -> Float64[Tensor, "*batch n"]:
-    """Eigenvalues of Gram matrices, covariances and the like, (*batch, n, n).
+    """Eigenvalues of Gram matrices, covariances and other Hermitian matrices.
 
     Args:
         G: Hermitian matrices of any floating or complex dtype; the lower triangles
@@ -122,8 +122,8 @@ def eigenvalues(
     return values.clamp(min=0.0) if semidefinite else values
 
 
-def spectrum_of_gram(G: Shaped[Tensor, "..."]) -> Float64[Tensor, "*batch n"]:
-    """Singular values of the matrices whose Gram matrices, (*batch, n, n), are given.
+def spectrum_of_gram(G: Shaped[Tensor, "*batch n n"]) -> Float64[Tensor, "*batch n"]:
+    """Singular values of the matrices whose Gram matrices are given.
 
     Args:
         G: Gram matrices, such as ``gram`` returns.
