@@ -11,6 +11,7 @@ from svdhooks.runlog import RunLog
 
 HEALTHY, COLLAPSED = "with-stop-gradient", "without-stop-gradient"
 EMBEDDING = "model.projector.0"
+"""The embedding is what enters the projector."""
 MEASURES = {"weight": "stable_rank", "input": "effective_rank"}
 _APART = 0.5
 
@@ -27,9 +28,9 @@ def introduction(images: int, steps: int) -> Panel:
     """
     return Panel(
         f"Two SimSiam networks learn from {images:,} handwritten digits without labels, "
-        f"{steps:,} steps each.\nThey differ in one line: the second one lacks the "
+        f"{steps:,} steps each. They differ in one line: the second one lacks the "
         "[bold]stop-gradient[/bold] that keeps all images from getting the same "
-        "embedding.\nWatch the loss, and watch the ranks.",
+        "embedding.\n\nWatch the loss, and watch the ranks.",
         title="svdhooks demo",
         title_align="left",
         expand=False,
@@ -56,7 +57,7 @@ def conclusion(logdir: Path, accuracy: Mapping[str, float]) -> Panel:
     table.add_column("")
     for name in logs:
         table.add_column(name, justify="right")
-    table.add_row("loss at the end (lower looks better)", *_last(losses, "+.3f"))
+    table.add_row("loss (lower looks better)", *_last(losses, "+.3f"))
     first_and_last = [
         f"{values[0]:.1f} → {values[-1]:.1f}" for _, values in ranks.values()
     ]
@@ -70,8 +71,7 @@ def conclusion(logdir: Path, accuracy: Mapping[str, float]) -> Panel:
     grid.add_row(
         f"Open it:   [bold]tensorboard --logdir {logdir}[/bold]\n"
         f"Read it:   [bold]svdhooks summary {logdir}[/bold]\n"
-        f"In Python: [bold]svdhooks.RunLog({str(logdir / COLLAPSED)!r})"
-        f".spectra({EMBEDDING!r})[/bold]"
+        f"In Python: [bold]svdhooks.runs({str(logdir)!r})[/bold]"
     )
     return Panel(grid, title="what svdhooks saw", title_align="left", expand=False)
 
@@ -101,7 +101,7 @@ def _verdict(
     share = 100 * seen / steps[-1]
     return (
         f"[bold]From step {seen} on[/bold], {share:.0f} % of the way, the embedding's rank "
-        "without stop-gradient is less than half\nof the healthy one, and stays there. "
+        "without stop-gradient is less than half of the healthy one, and stays there. "
         f"{loss}"
     )
 
@@ -130,5 +130,7 @@ def cell(trail: Sequence[float]) -> str:
     """A table cell: first → now, bold once it has halved."""
     if not trail:
         return "[dim]–[/dim]"
-    text = f"{trail[0]:.1f} → {trail[-1]:.1f}"
+    text = " → ".join(
+        f"{x:.0f}" if x >= 10 else f"{x:.1f}" for x in (trail[0], trail[-1])
+    )
     return f"[bold red]{text}[/bold red]" if trail[-1] < _APART * trail[0] else text

@@ -1,11 +1,12 @@
 """Commands that measure: they import torch."""
 
+import importlib
 import logging
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +25,14 @@ from rich.progress import (
 from rich.table import Table
 
 from svdhooks.cli import demo_words
+from svdhooks.record import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EVERY = 10
 PROBE_SAMPLES = 1024
-VARIANTS = {"with-stop-gradient": True, "without-stop-gradient": False}
-EMBEDDING = "model.projector.0"
-"""The embedding is what enters the projector."""
+VARIANTS = {demo_words.HEALTHY: True, demo_words.COLLAPSED: False}
 
 
 def demo(logdir: Path, steps: int, seed: int, tensorboard: bool) -> int:
@@ -57,7 +57,7 @@ def demo(logdir: Path, steps: int, seed: int, tensorboard: bool) -> int:
         return 1
     console.print(demo_words.introduction(len(images), steps))
     accuracy = {}
-    with _quiet(), _Dashboard(console, steps) as dashboard:
+    with _quiet_and_small(), _Dashboard(console, steps) as dashboard:
         for name, stop_gradient in VARIANTS.items():
             accuracy[name] = _train(
                 name, stop_gradient, images, labels, logdir, seed, dashboard
@@ -112,9 +112,10 @@ def _train(
         probe=images[:PROBE_SAMPLES],
         max_overhead=None,
         on_error="raise",
+        sinks=[dashboard.sink(name)],
     )
     logger = TensorBoardLogger(logdir, name="", version=name)
-    callbacks = [monitor, dashboard.callback(name, monitor)]
+    callbacks = [monitor, dashboard.callback(name)]
     fit(
         module,
         images,
@@ -124,6 +125,23 @@ def _train(
         callbacks=callbacks,
     )
     return collapse.nearest_neighbour_accuracy(module.model.embed(images), labels)
+
+
+class _Trails:
+    """A sink that remembers the headline ranks of every layer."""
+
+    def __init__(self) -> None:
+        self.ranks: dict[tuple[str, str], list[float]] = {}
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Take the headline rank of each record."""
+        for record in records:
+            if field := demo_words.MEASURES.get(record.point):
+                key = (record.layer, record.point)
+                self.ranks.setdefault(key, []).append(float(record.values[field]))
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
 
 class _Dashboard:
@@ -145,8 +163,7 @@ class _Dashboard:
             )
             for name in VARIANTS
         }
-        self._ranks: dict[tuple[str, str, str], list[float]] = {}
-        self._layers: list[str] = []
+        self._trails: dict[str, _Trails] = {}
         self._live = Live(self._render(), console=console, refresh_per_second=8)
 
     def __enter__(self) -> "_Dashboard":
@@ -157,8 +174,12 @@ class _Dashboard:
         self._live.update(self._render())
         self._live.__exit__(*error)
 
-    def callback(self, name: str, monitor: Any) -> Any:
-        """A Lightning callback that shows what ``monitor`` recorded last."""
+    def sink(self, name: str) -> "_Trails":
+        """Where the records of one variant go."""
+        return self._trails.setdefault(name, _Trails())
+
+    def callback(self, name: str) -> Any:
+        """A Lightning callback that shows how far one variant is."""
         import lightning.pytorch as pl
 
         dashboard = self
@@ -168,62 +189,70 @@ class _Dashboard:
                 dashboard._progress.start_task(dashboard._tasks[name])
 
             def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-                step = trainer.global_step
-                if step % EVERY == 0 or step == dashboard.steps:
-                    dashboard._show(name, step, trainer.callback_metrics, monitor)
+                if trainer.global_step % EVERY == 0:
+                    dashboard._show(name, trainer)
+
+            def on_train_end(self, trainer: Any, *_: Any) -> None:
+                dashboard._show(name, trainer)
+                dashboard._progress.stop_task(dashboard._tasks[name])
 
         return Show()
 
-    def _show(self, name: str, step: int, metrics: Any, monitor: Any) -> None:
-        loss = float(metrics.get("train_loss", 0.0))
-        self._progress.update(self._tasks[name], completed=step, loss=loss)
-        recorder = monitor.recorder
-        self._layers = [layer.name for layer in recorder.layers]
-        for (layer, point), record in recorder.last.items():
-            field = demo_words.MEASURES.get(point)
-            if field:
-                trail = self._ranks.setdefault((name, layer, point), [])
-                trail.append(float(record.values[field]))
+    def _show(self, name: str, trainer: Any) -> None:
+        loss = float(trainer.callback_metrics.get("train_loss", 0.0))
+        task = self._tasks[name]
+        self._progress.update(task, completed=trainer.global_step, loss=loss)
         self._live.update(self._render())
 
     def _render(self) -> Group:
         table = Table(
-            title="ranks of every layer: first → now",
+            title="ranks of every layer, first → now",
+            caption="● the embedding enters here",
             title_style="dim",
             title_justify="left",
+            caption_justify="left",
             header_style="bold",
         )
         table.add_column("layer", no_wrap=True)
-        for name in VARIANTS:
-            for point, field in demo_words.MEASURES.items():
-                words = f"{point} {field.replace('_', ' ')}"
-                table.add_column(
-                    f"[dim]{name}[/dim]\n{words}", justify="right", min_width=13
-                )
-        for layer in self._layers:
+        for point, field in demo_words.MEASURES.items():
+            for words in ("with", "without"):
+                title = f"{point}\n{field.replace('_', ' ')}\n[dim]{words}[/dim]"
+                table.add_column(title, justify="right", no_wrap=True)
+        trails = [self.sink(name).ranks for name in VARIANTS]
+        layers = list(dict.fromkeys(layer for layer, _ in trails[0]))
+        for layer in layers:
             cells = [
-                demo_words.cell(self._ranks.get((name, layer, point), []))
-                for name in VARIANTS
+                demo_words.cell(ranks.get((layer, point), []))
                 for point in demo_words.MEASURES
+                for ranks in trails
             ]
-            mark = "  ← the embedding enters here" if layer == EMBEDDING else ""
-            table.add_row(f"{layer}[dim]{mark}[/dim]", *cells)
-        return Group(self._progress, *([table] if self._layers else []))
+            mark = " ●" if layer == demo_words.EMBEDDING else ""
+            table.add_row(f"{layer}{mark}", *cells)
+        return Group(self._progress, *([table] if layers else []))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's notes on hardware and loaders say nothing about this demo."""
-    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+def _quiet_and_small() -> Iterator[None]:
+    """One thread, and none of Lightning's notes on hardware and loaders."""
+    import torch
+
+    # the import sets levels of its own
+    importlib.import_module("lightning.pytorch")
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    # so small a network is slower on several threads
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             yield
     finally:
+        torch.set_num_threads(threads)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

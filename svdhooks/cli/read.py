@@ -2,6 +2,8 @@
 
 import fnmatch
 import math
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from svdhooks.record import OK
 from svdhooks.runlog import RunLog, runs
 
 HEADLINES = {
@@ -18,7 +21,10 @@ HEADLINES = {
     "output_effective_rank": "output\neffective rank",
 }
 _BARS = "▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 12
+_SPARK_WIDTH = 16
+_SHORTEST_SPARK = 4
+_TREND_WIDTH = 13
+_STATUS_WIDTH = 12
 
 
 def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
@@ -56,33 +62,50 @@ def _print_run(log: RunLog, layers: str, console: Console) -> None:
     columns = [m for m in HEADLINES if m in log.metrics]
     steps = log.steps
     span = f"steps {steps[0]}–{steps[-1]}" if len(steps) else "no steps"
+    shapes = {
+        row["name"]: "×".join(map(str, row["shape"])) for row in log.meta["layers"]
+    }
     table = Table(
         title=f"{escape(log.name)}   [dim]{len(steps)} records, {span}[/dim]",
         title_justify="left",
         header_style="bold",
     )
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer", overflow="fold", min_width=min(_longest(chosen), 24))
     table.add_column("shape", justify="right", no_wrap=True)
     for metric in columns:
         table.add_column(HEADLINES[metric], no_wrap=True)
     table.add_column("status", overflow="fold")
-    shapes = {row["name"]: row["shape"] for row in log.meta["layers"]}
+    width = _spark_width(console.width, chosen, shapes, len(columns))
     for name in chosen:
         table.add_row(
             escape(name),
-            "×".join(map(str, shapes[name])),
-            *(_trend(*_finite(log, name, metric)) for metric in columns),
+            shapes[name],
+            *(_trend(*_finite(log, name, metric), width) for metric in columns),
             escape(_status(log, name)),
         )
     console.print(table)
     _print_notes(log, len(log.layers) - len(chosen), console)
 
 
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=1)
+
+
+def _spark_width(
+    console: int, chosen: list[str], shapes: dict[str, str], columns: int
+) -> int:
+    """Characters left for each sparkline; 0 if that is too few to show anything."""
+    fixed = min(_longest(chosen), 24) + _longest(shapes.values()) + _STATUS_WIDTH
+    borders = 3 * (columns + 3) + 1
+    each = (console - fixed - borders) // max(columns, 1) - _TREND_WIDTH - 1
+    return min(each, _SPARK_WIDTH) if each >= _SHORTEST_SPARK else 0
+
+
 def _print_notes(log: RunLog, hidden: int, console: Console) -> None:
     if hidden:
         console.print(f"[dim]{hidden} layers do not match --layers.[/dim]")
     if log.skipped:
-        shown = "; ".join(f"{s['name']}: {s['reason']}" for s in log.skipped[:5])
+        shown = "; ".join(f"{k}: {v}" for k, v in islice(log.skipped.items(), 5))
         more = f" and {len(log.skipped) - 5} more" if len(log.skipped) > 5 else ""
         console.print(f"[dim]Not watched: {escape(shown)}{more}[/dim]", soft_wrap=True)
     damage = {name: count for name, count in log.damage.items() if count}
@@ -102,21 +125,22 @@ def _finite(
     return steps[keep], np.asarray(values[keep], np.float64)
 
 
-def _trend(steps: NDArray[np.int64], values: NDArray[np.float64]) -> str:
+def _trend(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> str:
     """First -> last and a sparkline over equal spans of steps."""
     if not len(values):
         return "[dim]–[/dim]"
     first, last = values[0], values[-1]
-    fell = last < 0.5 * first
-    arrow = f"{_number(first):>6} → {_number(last):<6}"
-    return f"{f'[bold]{arrow}[/bold]' if fell else arrow} {sparkline(steps, values)}"
+    text = f"{_number(first):>5} → {_number(last):<5}"
+    if last < 0.5 * first:
+        text = f"[bold]{text}[/bold]"
+    return f"{text} {sparkline(steps, values, width)}" if width else text
 
 
 def _number(value: float) -> str:
     if value == 0 or 0.01 <= abs(value) < 10000:
-        digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
         return f"{value:.{digits}f}"
-    return f"{value:.1e}"
+    return f"{value:.0e}"
 
 
 def sparkline(
@@ -145,7 +169,17 @@ def sparkline(
     return "".join(out)
 
 
+_MARKS = {
+    "below_noise": "smallest values below noise",
+    "sample_limited": "few samples",
+    "lower_bound": "lower bound",
+}
+
+
 def _status(log: RunLog, layer: str) -> str:
     """What there is to say about a layer, in few words."""
-    said = sorted({text for _, _, text in log.statuses(layer)})
-    return "; ".join(said) if said else "ok"
+    entries = log.statuses(layer)
+    failed = sorted({entry.status for entry in entries if entry.status != OK})
+    marks = sorted({(entry.point, mark) for entry in entries for mark in entry.marks})
+    said = failed + [f"{point}: {_MARKS.get(mark, mark)}" for point, mark in marks]
+    return "; ".join(said) if said else OK
