@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -212,6 +213,8 @@ class _Dashboard:
             title_justify="left",
             caption_justify="left",
             header_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
         )
         table.add_column("layer", no_wrap=True)
         for point, field in demo_words.MEASURES.items():

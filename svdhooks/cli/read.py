@@ -2,12 +2,14 @@
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,14 +19,14 @@ from svdhooks.runlog import RunLog, runs
 
 HEADLINES = {
     "weight_stable_rank": "weight\nstable rank",
-    "input_effective_rank": "input\neffective rank",
-    "output_effective_rank": "output\neffective rank",
+    "input_effective_rank": "input\neff. rank",
+    "output_effective_rank": "output\neff. rank",
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 16
 _SHORTEST_SPARK = 4
 _TREND_WIDTH = 13
-_STATUS_WIDTH = 12
+_STATUS_WIDTH = 11
 
 
 def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
@@ -69,6 +71,8 @@ def _print_run(log: RunLog, layers: str, console: Console) -> None:
         title=f"{escape(log.name)}   [dim]{len(steps)} records, {span}[/dim]",
         title_justify="left",
         header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("layer", overflow="fold", min_width=min(_longest(chosen), 24))
     table.add_column("shape", justify="right", no_wrap=True)
@@ -96,7 +100,7 @@ def _spark_width(
 ) -> int:
     """Characters left for each sparkline; 0 if that is too few to show anything."""
     fixed = min(_longest(chosen), 24) + _longest(shapes.values()) + _STATUS_WIDTH
-    borders = 3 * (columns + 3) + 1
+    borders = 2 * (columns + 3) + 2
     each = (console - fixed - borders) // max(columns, 1) - _TREND_WIDTH - 1
     return min(each, _SPARK_WIDTH) if each >= _SHORTEST_SPARK else 0
 
@@ -108,6 +112,15 @@ def _print_notes(log: RunLog, hidden: int, console: Console) -> None:
         shown = "; ".join(f"{k}: {v}" for k, v in islice(log.skipped.items(), 5))
         more = f" and {len(log.skipped) - 5} more" if len(log.skipped) > 5 else ""
         console.print(f"[dim]Not watched: {escape(shown)}{more}[/dim]", soft_wrap=True)
+    noisy = sum(
+        any("below_noise" in entry.marks for entry in log.statuses(layer))
+        for layer in log.layers
+    )
+    if noisy:
+        console.print(
+            f"[dim]{noisy} of {len(log.layers)} layers have values below the noise floor "
+            "of their precision.[/dim]"
+        )
     damage = {name: count for name, count in log.damage.items() if count}
     if damage:
         counts = ", ".join(f"{count} {name}" for name, count in damage.items())
@@ -169,17 +182,12 @@ def sparkline(
     return "".join(out)
 
 
-_MARKS = {
-    "below_noise": "smallest values below noise",
-    "sample_limited": "few samples",
-    "lower_bound": "lower bound",
-}
-
-
 def _status(log: RunLog, layer: str) -> str:
-    """What there is to say about a layer, in few words."""
+    """What went wrong with a layer, in few words, or that nothing did."""
     entries = log.statuses(layer)
-    failed = sorted({entry.status for entry in entries if entry.status != OK})
-    marks = sorted({(entry.point, mark) for entry in entries for mark in entry.marks})
-    said = failed + [f"{point}: {_MARKS.get(mark, mark)}" for point, mark in marks]
-    return "; ".join(said) if said else OK
+    failed = Counter(entry.status for entry in entries if entry.status != OK)
+    if failed:
+        status, count = failed.most_common(1)[0]
+        return f"{count} × {status}"
+    limited = any("sample_limited" in entry.marks for entry in entries)
+    return "few samples" if limited else OK
