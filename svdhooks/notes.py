@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from svdhooks.record import OK
 from svdhooks.schema import VERSION
@@ -126,16 +127,16 @@ def decode(text: str | bytes) -> Note:
     words = raw.get("words", [])
     layer = raw.get("layer", [])
 
-    def column(name: str) -> list[str]:
-        return [words[code] for code in raw.get(name, [])] or [""] * len(layer)
+    def column(name: str, meanings: Sequence[Any], default: Any = "") -> list[Any]:
+        return [meanings[code] for code in raw.get(name, [])] or [default] * len(layer)
 
     return Note(
         run={k: math.nan if v is None else v for k, v in raw.get("run", {}).items()},
         of=raw.get("of", 0),
         layer=layer,
-        point=column("point"),
-        status=column("status"),
-        method=column("method"),
-        marks=[tuple(marks.split()) for marks in column("marks")],
+        point=column("point", words),
+        status=column("status", words),
+        method=column("method", words),
+        marks=column("marks", [tuple(word.split()) for word in words], ()),
         seconds=raw.get("seconds") or [0.0] * len(layer),
     )

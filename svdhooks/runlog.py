@@ -1,6 +1,5 @@
 """What a run recorded, read back from its event files."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from svdhooks.notes import Entry, Note
 from svdhooks.runfind import find_run, find_runs, no_records
 from svdhooks.runframe import to_frame
 from svdhooks.runscalars import LoggedScalars, Series, latest_before, scalar_series
-from svdhooks.runspectra import Spectra, read_spectra
+from svdhooks.runspectra import Spectra, find_spectra
 from svdhooks.runtable import RunTable, check_known
 from svdhooks.tagstore import TagStore
 
@@ -69,8 +68,6 @@ class RunLog:
         if new or self._current is None:
             self._current = RunTable(self._store, self._known)
         return new or beside
-
-    # --- what there is -----------------------------------------------------------
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -141,13 +138,7 @@ class RunLog:
 
     def alarms(self) -> list[dict[str, Any]]:
         """The alarms that were raised during the run, each with its step."""
-        column = self._store.column(schema.ALARM_TAG) if self._table else None
-        if column is None:
-            return []
-        raised = zip(column.steps.tolist(), column.values, strict=True)
-        return [{"step": step, **json.loads(text)} for step, text in raised]
-
-    # --- measures ------------------------------------------------------------------
+        return self._table.alarms
 
     def series(self, layer: str, metric: str) -> Series:
         """One measure of one layer over the run.
@@ -188,8 +179,6 @@ class RunLog:
             measured, NaN if that failed. Needs pandas: ``svdhooks[analysis]``.
         """
         return to_frame(self._table, self.name)
-
-    # --- spectra -------------------------------------------------------------------
 
     def spectra(self, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The singular values of a layer's weight over the run.
@@ -233,8 +222,6 @@ class RunLog:
         self._check(layer)
         raise KeyError(f"Run {self.name!r} recorded no ledger.")
 
-    # --- scalars beside ------------------------------------------------------------
-
     @property
     def scalar_tags(self) -> tuple[str, ...]:
         """Scalars that others logged in ``log_dir``, such as the loss."""
@@ -266,8 +253,6 @@ class RunLog:
         """
         return self.steps, latest_before(self.scalars(tag), self._table.logged_steps)
 
-    # --- helpers -------------------------------------------------------------------
-
     @property
     def _table(self) -> RunTable:
         """The records decoded; reads the files the first time."""
@@ -282,14 +267,7 @@ class RunLog:
     def _spectra(self, layer: str, point: str) -> Spectra:
         """The spectra of one matrix of a layer, or a KeyError."""
         self._check(layer)
-        found = read_spectra(self._store, point, layer)
-        if found is None:
-            points = [p for p in schema.POINTS if read_spectra(self._store, p, layer)]
-            raise KeyError(
-                f"Run {self.name!r} recorded no {point} spectrum of layer {layer!r}; "
-                f"recorded: {', '.join(points) or 'none'}."
-            )
-        return found
+        return find_spectra(self._store, point, layer, self.name)
 
 
 def runs(root: str | os.PathLike[str]) -> dict[str, RunLog]:

@@ -64,6 +64,31 @@ def read_spectra(store: TagStore, point: str, layer: str) -> Spectra | None:
     return Spectra(np.array(steps, dtype=np.int64), values, columns)
 
 
+def find_spectra(store: TagStore, point: str, layer: str, run: str) -> Spectra:
+    """Read the spectra of one layer, which must be there.
+
+    Args:
+        store: The run's tags.
+        point: Which matrix of the layer.
+        layer: Its name.
+        run: What the run is called.
+
+    Returns:
+        See `read_spectra`.
+
+    Raises:
+        KeyError: If the run recorded none; names the points of which it did.
+    """
+    found = read_spectra(store, point, layer)
+    if found is None:
+        points = [p for p in schema.POINTS if read_spectra(store, p, layer)]
+        raise KeyError(
+            f"Run {run!r} recorded no {point} spectrum of layer {layer!r}; recorded: "
+            f"{', '.join(points) or 'none'}."
+        )
+    return found
+
+
 def pad(spectrum: NDArray[Any], length: int) -> NDArray[Any]:
     """A spectrum extended to a length.
 

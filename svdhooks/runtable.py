@@ -109,11 +109,14 @@ class RunTable:
             )
         )
 
-    @cached_property
-    def points(self) -> tuple[str, ...]:
-        """The points of which anything was measured."""
-        found = {point for note in self.notes.values() for point in note.point}
-        return tuple(sorted(found))
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms that were raised, each with its step."""
+        column = self._store.column(schema.ALARM_TAG)
+        if column is None:
+            return []
+        raised = zip(column.steps.tolist(), column.values, strict=True)
+        return [{"step": step, **json.loads(text)} for step, text in raised]
 
     @property
     def present(self) -> bool:
@@ -128,11 +131,10 @@ class RunTable:
     @cached_property
     def logged_steps(self) -> NDArray[np.float64]:
         """The logger's x coordinate of each record; its step if none was given."""
-        at = [
-            self.notes[step].run.get("logged_step", step)
-            for step in self.steps.tolist()
-        ]
-        return np.array(at, dtype=np.float64)
+        steps = self.steps.astype(np.float64)
+        runs = [self.notes[step].run for step in self.steps.tolist()]
+        told = np.array([run.get("logged_step", np.nan) for run in runs], dtype=float)
+        return np.where(np.isfinite(told), told, steps)
 
     @cached_property
     def run_metrics(self) -> tuple[str, ...]:
@@ -146,37 +148,50 @@ class RunTable:
         steps = np.array(list(found), dtype=np.int64)
         return steps, np.array(list(found.values()), dtype=np.float64)
 
+    def measure(self, metric: str) -> NDArray[np.float64]:
+        """One measure of every layer at every step, ``(T, L)``; NaN: not measured."""
+        if metric not in self._measures:
+            self._measures[metric] = self._measure(metric)
+        return self._measures[metric][0]
+
     def measured(self, metric: str) -> NDArray[np.bool_]:
         """At which step which layer has a measure, ``(T, L)``, also if it failed."""
-        owners = [point for point in self.points if metric.startswith(f"{point}_")]
-        column = self._store.column(schema.MEASURE_PREFIX + metric)
-        there = np.isin(self.steps, [] if column is None else column.steps)
-        # a point's name may begin with another's
-        return self.recorded(max(owners, key=len, default="")) & there[:, None]
+        if metric not in self._measures:
+            self._measures[metric] = self._measure(metric)
+        return self._measures[metric][1]
 
-    def recorded(self, point: str) -> NDArray[np.bool_]:
-        """At which step which layer was measured, ``(T, L)``, also if it failed."""
-        mask = np.zeros((len(self.steps), len(self.layers)), dtype=bool)
+    def _measure(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """What `measure` and `measured` return."""
+        shape = len(self.steps), len(self.layers)
+        values, there = np.full(shape, np.nan), np.zeros((len(self.steps), 1), bool)
+        column = self._store.column(schema.MEASURE_PREFIX + metric)
+        pairs = zip(column.steps.tolist(), column.values, strict=True) if column else ()
+        rows = {step: row for row, step in enumerate(self.steps.tolist())}
+        for step, vector in pairs:
+            places = self._places_at(step, len(vector))
+            if step in rows and places is not None:
+                values[rows[step], places] = vector
+                there[rows[step]] = True
+        # a point's name may begin with another's
+        owners = [point for point in self._recorded if metric.startswith(f"{point}_")]
+        owner = max(owners, key=len, default="")
+        return values, there & self._recorded.get(owner, False)
+
+    @cached_property
+    def _recorded(self) -> dict[str, NDArray[np.bool_]]:
+        """Point -> at which step which layer was measured, ``(T, L)``, also if in vain."""
+        shape = len(self.steps), len(self.layers)
+        masks: dict[str, NDArray[np.bool_]] = {}
         for row, step in enumerate(self.steps.tolist()):
             note = self.notes[step]
             places = self._places_at(step, note.of)
-            if places is not None:
-                found = zip(note.layer, note.point, strict=True)
-                mask[row, places[[i for i, p in found if p == point]]] = True
-        return mask
-
-    def measure(self, metric: str) -> NDArray[np.float64]:
-        """One measure of every layer at every step, ``(T, L)``; NaN: not measured."""
-        table = np.full((len(self.steps), len(self.layers)), np.nan)
-        column = self._store.column(schema.MEASURE_PREFIX + metric)
-        if column is None:
-            return table
-        rows = {step: row for row, step in enumerate(self.steps.tolist())}
-        for step, values in zip(column.steps.tolist(), column.values, strict=True):
-            places = self._places_at(step, len(values))
-            if step in rows and places is not None:
-                table[rows[step], places] = values
-        return table
+            if places is None:
+                continue
+            for layer, point in zip(note.layer, note.point, strict=True):
+                if point not in masks:
+                    masks[point] = np.zeros(shape, dtype=bool)
+                masks[point][row, places[layer]] = True
+        return masks
 
     def _names_at(self, step: int, count: int) -> tuple[str, ...]:
         """The layer table of a record, if it is known and has ``count`` layers."""
@@ -197,6 +212,10 @@ class RunTable:
             place = {name: i for i, name in enumerate(self.layers)}
             self._places[names] = np.array([place[n] for n in names], dtype=np.intp)
         return self._places[names] if len(names) == count else None
+
+    @cached_property
+    def _measures(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+        return {}
 
     @cached_property
     def _tables(self) -> list[tuple[int, tuple[str, ...]]]:

@@ -38,19 +38,20 @@ class Row:
     def of(cls, values: Iterable[Any]) -> "Row":
         """Take the values out of a Summary."""
         row = cls()
-        tags, numbers, raw = row.tags, row.numbers, row.raw
+        tags, numbers, raw = row.tags.append, row.numbers.append, row.raw.append
+        raw_places, rest = row.raw_places.append, row.rest.append
         for place, value in enumerate(values):
-            tags.append(value.tag)
+            tags(value.tag)
             number = value.simple_value  # 0.0 if there is none
-            numbers.append(number)
+            numbers(number)
             if number:
                 continue
             content = value.tensor.tensor_content
             if content:
-                raw.append(content)
-                row.raw_places.append(place)
+                raw(content)
+                raw_places(place)
             else:
-                row.rest.append((place, value))
+                rest((place, value))
         return row
 
 
