@@ -100,6 +100,10 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
     """What a copied or unpickled capture hook does."""
 
 
+def _copied() -> Callable[..., None]:
+    return _nothing
+
+
 class _Capture:
     """A root forward pre-hook that hands over the arguments of one training call.
 
@@ -127,8 +131,8 @@ class _Capture:
     def __copy__(self) -> Callable[..., None]:
         return _nothing
 
-    def __reduce__(self) -> str:
-        return "_nothing"
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _copied, ()
 
 
 def capture_next_call(

@@ -32,7 +32,7 @@ def meta_record(
     described = {
         "schema": schema.VERSION,
         "svdhooks": svdhooks.__version__,
-        "start_step": step,
+        "start_step": settings.get("start_step") or 0,
         "layers": [layer.describe() for layer in table.layers],
         "skipped": [
             {"name": entry.name, "reason": entry.reason}

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from svdhooks.layers import Samples
+from svdhooks.nested import map_tensors, private, tensors_in, with_data
 
 Forward = Callable[[nn.Module, Any], Any]
 Mask = str | Callable[[Any], Tensor]
@@ -85,18 +86,16 @@ class ReferenceBatch:
         Raises:
             TypeError: If there is no tensor in ``probe``.
         """
-        copy = _private(probe)
-        if not any(True for _ in _tensors(copy)):
+        if not any(True for _ in tensors_in(probe)):
             raise TypeError(
                 f"Found probe={type(probe).__name__} without any tensor; expected a "
                 "tensor, a tuple of positional arguments or a mapping of keyword "
                 "arguments for the model. (A DataLoader: give one batch of it.)"
             )
-        if isinstance(copy, Mapping):
-            return cls(copy, (), copy)
-        return cls(
-            copy, tuple(copy) if isinstance(copy, (tuple, list)) else (copy,), {}
-        )
+        own = private(probe)
+        if isinstance(own, Mapping):
+            return cls(own, (), own)
+        return cls(own, tuple(own) if isinstance(own, (tuple, list)) else (own,), {})
 
     @classmethod
     def from_training(cls, batch: Any, model: nn.Module) -> "ReferenceBatch":
@@ -111,13 +110,16 @@ class ReferenceBatch:
 
         Returns:
             The batch, copied.
+
+        Raises:
+            TypeError: If it holds no data, such as a step number.
         """
-        copy = _private(batch)
-        if isinstance(copy, Mapping):
-            return cls(copy, (), _named_by_forward(copy, model))
-        if isinstance(copy, (tuple, list)):
-            return cls(copy, tuple(copy[: _required_arguments(model)]), {})
-        return cls(copy, (copy,), {})
+        own = with_data(private(batch))
+        if isinstance(own, Mapping):
+            return cls(own, (), _named_by_forward(own, model))
+        if isinstance(own, (tuple, list)):
+            return cls(own, tuple(own[: _required_arguments(model)]), {})
+        return cls(own, (own,), {})
 
     @classmethod
     def from_call(
@@ -131,8 +133,11 @@ class ReferenceBatch:
 
         Returns:
             The batch, copied.
+
+        Raises:
+            TypeError: If they hold no data.
         """
-        args, kwargs = _private(args), _private(dict(kwargs))
+        args, kwargs = with_data(private((args, dict(kwargs))))
         if not args:
             return cls(kwargs, (), kwargs)
         return cls(args[0] if len(args) == 1 else args, args, kwargs)
@@ -147,9 +152,11 @@ class ReferenceBatch:
         place = _placement(model)
         # copies: a model may change its input in place
         if forward is not None:
-            forward(model, _map(place, self.batch))
+            forward(model, map_tensors(place, self.batch))
         else:
-            model(*_map(place, self.args), **_map(place, dict(self.kwargs)))
+            model(
+                *map_tensors(place, self.args), **map_tensors(place, dict(self.kwargs))
+            )
 
     def mask(
         self, option: Mask | None, model: nn.Module
@@ -191,7 +198,7 @@ class ReferenceBatch:
     def digest(self) -> str:
         """SHA-256 over the content of all tensors, in order."""
         total = hashlib.sha256()
-        for tensor in _tensors((self.batch, self.args, dict(self.kwargs))):
+        for tensor in tensors_in((self.batch, self.args, dict(self.kwargs))):
             plain = tensor.detach().cpu().contiguous()
             total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
             total.update(plain.flatten().view(torch.uint8).numpy().tobytes())
@@ -200,16 +207,25 @@ class ReferenceBatch:
     @property
     def nbytes(self) -> int:
         """Bytes that the tensors take."""
-        return sum(t.nbytes for t in _tensors((self.args, dict(self.kwargs))))
+        return sum(t.nbytes for t in tensors_in((self.args, dict(self.kwargs))))
 
     def save(self, path: Path) -> None:
-        """Write the batch to a file that `load` reads.
+        """Write the batch to a file that `load` reads; all of it or nothing.
 
         Args:
             path: The file.
+
+        Raises:
+            Exception: If it cannot be written, or could not be read again.
         """
         parts = {"batch": self.batch, "args": self.args, "kwargs": dict(self.kwargs)}
-        torch.save(_map(lambda t: t.cpu(), parts), path)
+        begun = path.with_suffix(".part")
+        try:
+            torch.save(map_tensors(lambda t: t.cpu(), parts), begun)
+            self.load(begun)  # classes of the user's are refused: say so now, not then
+            begun.replace(path)
+        finally:
+            begun.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "ReferenceBatch":
@@ -236,36 +252,6 @@ def _placement(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return tensor.to(device=device, dtype=wanted or tensor.dtype, copy=True)
 
     return place
-
-
-def _private(value: Any) -> Any:
-    """A copy that later changes in the training loop do not reach."""
-    with torch.inference_mode(False), torch.no_grad():
-        return _map(lambda t: t.detach().clone(), value)
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply to all tensors in nested containers; mappings become plain dicts."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: _map(function, entry) for key, entry in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(function, entry) for entry in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map(function, entry) for entry in value)
-    return value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _tensors(entry)
-    elif isinstance(value, (tuple, list)):
-        for entry in value:
-            yield from _tensors(entry)
 
 
 def _parameters_of_forward(model: nn.Module) -> list[inspect.Parameter]:

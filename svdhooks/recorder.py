@@ -13,10 +13,11 @@ from torch.utils.hooks import RemovableHandle
 
 from svdhooks import schema
 from svdhooks.hooks import after_each_update
-from svdhooks.layers import Layer, find_layers, unwrap
+from svdhooks.layers import Layer, LayerTable, find_layers, unwrap
 from svdhooks.measuring import Measurer
 from svdhooks.meta import meta_record, run_record
 from svdhooks.overhead import OverheadGuard
+from svdhooks.probe import ReferenceBatch
 from svdhooks.quantities import PointQuantity, Quantity
 from svdhooks.record import Record
 from svdhooks.reference import ReferenceKeeper
@@ -65,13 +66,7 @@ class Recorder:
         self._guard = OverheadGuard(settings.max_overhead, clock)
         table = find_layers(model, settings.layers)
         self._called = model
-        self._measurer = Measurer(
-            unwrap(model),
-            table,
-            settings.probe_options,
-            settings.forward,
-            self._reporter,
-        )
+        self._measurer = self._measurer_of(table)
         directory = None if log_dir is None else Path(log_dir) / schema.SUBDIRECTORY
         self._reference = ReferenceKeeper(
             model,
@@ -84,17 +79,33 @@ class Recorder:
         )
         self._check_probe()
         self._handle: RemovableHandle | None = None
-        self._sinks = [*self._log_sinks(log_dir), *sinks]
+        self._sinks: list[Sink] = []
         self._described: object = None
         self._stored_probe = False
         self._closed = False
         self._step = settings.start_step or 0
         self._previous = self._step - 1
-        if optimizer is not None:
-            self._handle = after_each_update(optimizer, self._updated)
         self._counted_by_optimizer = optimizer is not None
-        if begin:
-            self.begin()
+        _check_sinks(sinks)
+        try:
+            if optimizer is not None:
+                self._handle = after_each_update(optimizer, self._updated)
+            # last: what is wrong with the rest must leave no directory behind
+            self._sinks = [*self._log_sinks(log_dir), *sinks]
+            if begin:
+                self.begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _measurer_of(self, table: LayerTable) -> Measurer:
+        return Measurer(
+            unwrap(self._called),
+            table,
+            self.settings.probe_options,
+            self.settings.forward,
+            self._reporter,
+        )
 
     def _log_sinks(self, log_dir: str | Path | None) -> list[Sink]:
         if log_dir is None or self._idle:
@@ -128,7 +139,7 @@ class Recorder:
             Whether a record was made.
         """
         if batch is not None:
-            self._offer(batch)
+            self._reference.offer(batch)
         recorded = self._advance(self._step, context or {}, first=True)
         self._guard.restart()
         if not self._idle:
@@ -160,7 +171,7 @@ class Recorder:
             )
             return False
         if batch is not None:
-            self._offer(batch)
+            self._reference.offer(batch)
         self._reference.stop_listening()
         if step is not None:
             self._step = step
@@ -173,16 +184,6 @@ class Recorder:
         self._step += 1
         self._reference.stop_listening()
         self._advance(self._step, {})
-
-    def _offer(self, batch: Any) -> None:
-        try:
-            self._reference.offer(batch)
-        except Exception as error:  # noqa: BLE001  # a measurement may fail
-            self._reporter.problem(
-                "batch",
-                f"svdhooks: the training batch cannot serve as the reference: {error}",
-                error,
-            )
 
     def _advance(
         self, step: int, context: Mapping[str, float], first: bool = False
@@ -221,11 +222,7 @@ class Recorder:
         self._synchronise()
         spent = self._guard.spent
         with self._guard.timed():
-            if self._measurer.table.incomplete:
-                self._look_again()
-            reference = self._reference.batch
-            if reference is None and not first:
-                self._say_no_probe(due)
+            reference = self._usable_reference(due, first)
             parts = self._measurer.parts(due, reference is not None)
             probing = [q.name for q in due if isinstance(q, PointQuantity)]
             chosen = self._guard.choose(parts, probing)
@@ -283,11 +280,28 @@ class Recorder:
         points = self._measurer.skipped_points(self.settings.quantities)
         return [meta_record(step, table, points, self.settings.describe())]
 
+    def _usable_reference(
+        self, due: Sequence[Quantity], first: bool
+    ) -> ReferenceBatch | None:
+        """The reference batch, if there is one and the model can be probed."""
+        if self._measurer.table.incomplete:
+            self._look_again()
+        if self._measurer.table.incomplete:
+            # a forward of ours would initialise the lazy modules, from our random
+            # stream; the first one must be that of the training
+            if not first:
+                self._say_lazy()
+            return None
+        if self._reference.batch is None and not first:
+            self._say_no_probe(due)
+        return self._reference.batch
+
     def _look_again(self) -> None:
         """Lazy modules become layers with the first forward."""
+        known = self._measurer.table
         table = find_layers(self._called, self.settings.layers)
-        if len(table.layers) != len(self._measurer.table.layers):
-            self._measurer.table = table
+        if not table.incomplete or len(table.layers) != len(known.layers):
+            self._measurer = self._measurer_of(table)
 
     def _synchronise(self) -> None:
         """Do not count the training kernels still queued on a GPU as our time."""
@@ -300,6 +314,8 @@ class Recorder:
         """Run a given reference batch once, so that a wrong one is told at setup."""
         if not self._reference.given or self._reference.batch is None:
             return
+        if self._measurer.table.incomplete:
+            return  # it would initialise the lazy modules
         if not any(isinstance(q, PointQuantity) for q in self.settings.quantities):
             return
         try:
@@ -312,6 +328,15 @@ class Recorder:
                 "of keyword arguments; or pass forward=(model, batch)."
             ) from error
 
+    def _say_lazy(self) -> None:
+        lazy = [x.name for x in self._measurer.table.skipped if "(lazy)" in x.reason]
+        self._reporter.note(
+            "lazy",
+            f"svdhooks: {', '.join(lazy[:8])} is still uninitialised (lazy) after an "
+            "update, so the model cannot be probed and only weights are recorded. "
+            "Run one forward that initialises it before training, or remove it.",
+        )
+
     def _say_no_probe(self, due: Sequence[Quantity]) -> None:
         if any(isinstance(quantity, PointQuantity) for quantity in due):
             self._reporter.note(
@@ -319,7 +344,7 @@ class Recorder:
                 "svdhooks: no reference batch is known, so only weights are recorded. "
                 "Pass one as probe=, or call recorder.step(batch=...); it is captured "
                 "by itself only when the object given to watch() is called in training "
-                "mode.",
+                "mode, is not compiled in place, and forward= is not given.",
             )
 
     def say_no_forward(self, name: str) -> None:
@@ -377,3 +402,12 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_sinks(sinks: Sequence[Sink]) -> None:
+    for sink in sinks:
+        if not isinstance(sink, Sink) or isinstance(sink, type):
+            raise TypeError(
+                f"Found {sink!r} in sinks=; expected objects with write(records) and "
+                "close(), such as svdhooks.MemorySink()."
+            )

@@ -47,17 +47,18 @@ class ReferenceKeeper:
         self._directory = directory
         self._reporter = reporter
         self._handle: RemovableHandle | None = None
-        stored = self._stored() if resumed else None
+        self._resumed = resumed
         if self.given:
-            self.batch = ReferenceBatch.given(probe)
-            self._compare(self.batch)
-        elif stored is not None:
-            self.batch = stored
+            self._keep(ReferenceBatch.given(probe))
+        elif resumed:
+            self.batch = self._stored()
 
     def listen(self) -> None:
         """Capture the model's next call in training mode, unless a batch is known."""
         if self.batch is not None or self._handle is not None:
             return
+        if self._forward is not None:
+            return  # it takes a batch of the loader, which a call need not show
         if getattr(self._model, "_compiled_call_impl", None) is not None:
             return  # compiled in place: a hook would be compiled into it
         self._handle = capture_next_call(self._model, self._captured)
@@ -75,11 +76,23 @@ class ReferenceKeeper:
             batch: As it comes from the loader.
         """
         if self.batch is None:
-            self._keep(ReferenceBatch.from_training(batch, unwrap(self._model)))
+            model = unwrap(self._model)
+            self._try(lambda: ReferenceBatch.from_training(batch, model))
 
     def _captured(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self.batch is None and (args or kwargs):
-            self._keep(ReferenceBatch.from_call(args, kwargs))
+        if self.batch is None:
+            self._try(lambda: ReferenceBatch.from_call(args, kwargs))
+
+    def _try(self, make: Callable[[], ReferenceBatch]) -> None:
+        """Keep a batch of the training; that may fail, training may not."""
+        try:
+            self._keep(make())
+        except Exception as error:  # noqa: BLE001  # we are in the training loop
+            self._reporter.problem(
+                "batch",
+                f"svdhooks: the training batch cannot serve as the reference: {error}",
+                error,
+            )
 
     def _keep(self, batch: ReferenceBatch) -> None:
         self.batch = batch
@@ -92,14 +105,16 @@ class ReferenceKeeper:
         if self._directory is None or self.batch is None:
             return
         try:
-            path = self._directory / FILE
-            whole = (
+            path, digest = self._directory / FILE, self.batch.digest()
+            if path.exists() and self._stored_digest() == digest:
+                return
+            path.unlink(missing_ok=True)  # of another batch
+            if (
                 self._options.keep == "batch"
                 and self.batch.nbytes <= self._options.max_bytes
-            )
-            if whole and not path.exists():
+            ):
                 self.batch.save(path)
-            (self._directory / HASH_FILE).write_text(self.batch.digest() + "\n")
+            (self._directory / HASH_FILE).write_text(digest + "\n")
         except Exception as error:  # noqa: BLE001  # storing may fail, training may not
             self._reporter.problem(
                 "probe file",
@@ -123,15 +138,18 @@ class ReferenceKeeper:
             )
             return None
 
+    def _stored_digest(self) -> str | None:
+        """The hash of the batch that the run used before."""
+        path = self._directory / HASH_FILE if self._directory is not None else None
+        return path.read_text().strip() if path is not None and path.exists() else None
+
     def _compare(self, batch: ReferenceBatch) -> None:
         """Say so when a resumed run probes other data than before."""
-        path = self._directory / HASH_FILE if self._directory is not None else None
-        if path is None or not path.exists():
+        if not self._resumed or self._stored_digest() in {None, batch.digest()}:
             return
-        if path.read_text().strip() != batch.digest():
-            self._reporter.note(
-                "probe changed",
-                "svdhooks: the reference batch differs from the one that this run "
-                "used before; covariances before and after are of different data. "
-                f"Give the same probe=, or none to use the stored one ({FILE}).",
-            )
+        self._reporter.note(
+            "probe changed",
+            "svdhooks: the reference batch differs from the one that this run used "
+            "before; covariances before and after are of different data. Give the "
+            f"same probe=, or none to use the stored one ({FILE}).",
+        )

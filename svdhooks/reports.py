@@ -15,6 +15,10 @@ class RecordingWarning(UserWarning):
     """Something could not be recorded; training goes on."""
 
 
+class RecordingError(RuntimeError):
+    """The same, for those who want training to stop: ``on_error="raise"``."""
+
+
 class Reporter:
     """Warns once per subject, or raises for those who want it.
 
@@ -42,10 +46,12 @@ class Reporter:
             cause: The error behind it.
 
         Raises:
-            RuntimeError: If ``on_error="raise"``.
+            RecordingError: If ``on_error="raise"``; one that is the cause stays itself.
         """
         if self.on_error == "raise":
-            raise RuntimeError(message) from cause
+            if isinstance(cause, RecordingError):
+                raise cause
+            raise RecordingError(message) from cause
         self.note(subject, message)
 
     def note(self, subject: str, message: str) -> None:

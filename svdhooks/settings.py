@@ -58,8 +58,8 @@ class Settings:
             raise TypeError(
                 f"forward={self.forward!r}: expected a callable (model, batch)."
             )
-        if self.start_step is not None and self.start_step < 0:
-            raise ValueError(f"start_step={self.start_step}: expected a step >= 0.")
+        _check_share(self.max_overhead)
+        _check_start(self.start_step)
 
     def describe(self) -> dict[str, Any]:
         """The settings as they go into the log."""
@@ -123,6 +123,33 @@ def make_settings(
     return Settings(
         schedule=schedule, quantities=resolve_quantities(quantities), **others
     )
+
+
+def _check_share(share: object) -> None:
+    if share is None:
+        return
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        raise TypeError(
+            f"max_overhead={share!r}: expected a share of the training time, such as "
+            "0.01, or None for no limit."
+        )
+    if not 0 < share < 1:
+        raise ValueError(
+            f"max_overhead={share!r}: expected a share of the training time between 0 "
+            "and 1, such as 0.01, or None for no limit."
+        )
+
+
+def _check_start(step: object) -> None:
+    if step is None:
+        return
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise TypeError(
+            f"start_step={step!r}: expected a whole number, the optimiser updates "
+            "already in the weights."
+        )
+    if step < 0:
+        raise ValueError(f"start_step={step}: expected a step >= 0.")
 
 
 Observe = Literal["probe", "training"]

@@ -58,8 +58,8 @@ def find_layers(
             f"Found {type(model).__name__} as the model; expected a torch.nn.Module."
         )
     survey = _survey(unwrap(model))
-    chosen = matching(survey.layers, check_selectors(select))
-    if not chosen and not (survey.incomplete and select is None):
+    chosen = _with_ties(matching(survey.layers, check_selectors(select)))
+    if not chosen and not survey.incomplete:
         raise ValueError(_nothing_to_watch(survey, select))
     kept = {layer.name for layer in chosen}
     left = [
@@ -112,7 +112,6 @@ def _survey(model: nn.Module) -> _Survey:
     survey = _Survey()
     claimed: set[int] = set()
     covered: set[int] = set()
-    first_name: dict[tuple[Any, ...], str] = {}
     for name, module in named_modules(model):
         if id(module) in covered:
             continue
@@ -128,7 +127,7 @@ def _survey(model: nn.Module) -> _Survey:
             if reason:
                 survey.skipped.append(Skipped(layer.name, reason))
             else:
-                survey.layers.append(_with_tie(layer, first_name))
+                survey.layers.append(layer)
     return survey
 
 
@@ -160,6 +159,12 @@ def _unreadable(layer: Layer) -> str | None:
     if not (weight.is_floating_point() or weight.is_complex()) or weight.itemsize < 2:
         return f"its weight is {weight.dtype}: quantised weights are not supported"
     return None
+
+
+def _with_ties(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Mark the layers whose weight an earlier one of them holds too."""
+    first_name: dict[tuple[Any, ...], str] = {}
+    return tuple(_with_tie(layer, first_name) for layer in layers)
 
 
 def _with_tie(layer: Layer, first_name: dict[tuple[Any, ...], str]) -> Layer:
