@@ -290,7 +290,7 @@ def _defines_forward(module: Any) -> bool:
     ))
 
 
-def _context(trainer: Any, batch_idx: int) -> dict[str, float]:
+def _context(trainer: Any, batch_idx: int) -> dict[str, int]:
     """Where the trainer stands, for the record."""
     loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
     # private, and what Lightning's own loggers use as x coordinate

@@ -43,7 +43,7 @@ def meta_record(
     return Record(step, "", "meta", {"json": np.array(json.dumps(described))})
 
 
-def run_record(step: int, values: Mapping[str, float]) -> Record:
+def run_record(step: int, values: Mapping[str, float | int]) -> Record:
     """State what a record cost and where it stands on the logger's axis.
 
     Args:

@@ -127,7 +127,7 @@ class Recorder:
         return self._measurer.table.layers
 
     def begin(
-        self, batch: Any = None, context: Mapping[str, float] | None = None
+        self, batch: Any = None, context: Mapping[str, float | int] | None = None
     ) -> bool:
         """Record the state before the first update, if it is scheduled.
 
@@ -151,7 +151,7 @@ class Recorder:
         batch: Any = None,
         *,
         step: int | None = None,
-        context: Mapping[str, float] | None = None,
+        context: Mapping[str, float | int] | None = None,
     ) -> bool:
         """Say that an update was made; call it after ``optimizer.step()``.
 
@@ -186,7 +186,7 @@ class Recorder:
         self._advance(self._step, {})
 
     def _advance(
-        self, step: int, context: Mapping[str, float], first: bool = False
+        self, step: int, context: Mapping[str, float | int], first: bool = False
     ) -> bool:
         previous = self._previous
         if step <= previous or self._closed or self._idle:
@@ -216,7 +216,7 @@ class Recorder:
         self,
         step: int,
         due: Sequence[Quantity],
-        context: Mapping[str, float],
+        context: Mapping[str, float | int],
         first: bool,
     ) -> None:
         self._synchronise()
@@ -240,7 +240,7 @@ class Recorder:
         self,
         step: int,
         records: Sequence[Record],
-        context: Mapping[str, float],
+        context: Mapping[str, float | int],
         parts: int,
     ) -> None:
         guard = self._guard
@@ -354,7 +354,7 @@ class Recorder:
             name: The model's class.
         """
         self._reporter.note(
-            "no forward",
+            "no probe",
             f"svdhooks: {name} defines no forward(), so the training batch cannot be "
             "used as the reference and only weights are recorded. Pass "
             "forward=lambda module, batch: module.net(batch[0]), or whatever calls "
