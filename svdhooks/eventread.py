@@ -14,9 +14,21 @@ import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto import types_pb2
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from svdhooks.eventfile import FOOTER_SIZE, HEADER_SIZE, masked_crc
+
+STRING: int = types_pb2.DT_STRING
+"""A tensor's type, if it holds strings."""
+NUMBERS: dict[int, tuple[np.dtype[Any], str]] = {
+    types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"),
+    types_pb2.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
+    types_pb2.DT_INT32: (np.dtype("<i4"), "int_val"),
+    types_pb2.DT_INT64: (np.dtype("<i8"), "int64_val"),
+    types_pb2.DT_BOOL: (np.dtype("?"), "bool_val"),
+}
+"""A tensor's type, if it holds numbers -> dtype, and the field of those in a list."""
 
 _CHUNK = 1 << 20
 _SMALLEST = HEADER_SIZE + FOOTER_SIZE
@@ -148,6 +160,11 @@ def read_events(
         was damaged.
     """
     return EventReader(path, offset, verify=verify)
+
+
+def starts_session(event: Any) -> bool:
+    """Whether an Event supersedes what is at or after its step."""
+    return bool(event.session_log.status == SessionLog.START)
 
 
 def _length(header: bytes) -> int | None:

@@ -10,7 +10,8 @@ may be lost.
 
 import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +122,22 @@ def markdown(tag: str, value: str) -> bytes:
     return _string(tag, value.encode(), "text", "")
 
 
-def layout(categories: dict[str, Sequence[layout_pb2.Chart]]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart of the Custom Scalars dashboard.
+
+    Attributes:
+        title: What stands above it.
+        lines: Patterns of the tags that are drawn as lines.
+        band: Tags of a line and of the lower and upper end of a band around it.
+    """
+
+    title: str
+    lines: tuple[str, ...] = ()
+    band: tuple[str, str, str] | None = None
+
+
+def layout(categories: Mapping[str, Sequence[Chart]]) -> bytes:
     """A layout of the Custom Scalars dashboard.
 
     Args:
@@ -132,11 +148,22 @@ def layout(categories: dict[str, Sequence[layout_pb2.Chart]]) -> bytes:
     """
     message = layout_pb2.Layout(
         category=[
-            layout_pb2.Category(title=title, chart=charts)
+            layout_pb2.Category(title=title, chart=map(_chart, charts))
             for title, charts in categories.items()
         ]
     )
     return _string(LAYOUT_TAG, message.SerializeToString(), "custom_scalars", "")
+
+
+def _chart(chart: Chart) -> layout_pb2.Chart:
+    """TensorBoard's message for a chart."""
+    if chart.band is None:
+        lines = layout_pb2.MultilineChartContent(tag=chart.lines)
+        return layout_pb2.Chart(title=chart.title, multiline=lines)
+    value, lower, upper = chart.band
+    band = layout_pb2.MarginChartContent.Series(value=value, lower=lower, upper=upper)
+    margin = layout_pb2.MarginChartContent(series=[band])
+    return layout_pb2.Chart(title=chart.title, margin=margin)
 
 
 def histogram(tag: str, heights: NDArray[np.floating]) -> bytes:

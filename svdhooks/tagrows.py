@@ -9,15 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.compat.proto import types_pb2
 
-_DTYPES: dict[int, tuple[np.dtype[Any], str]] = {
-    types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"),
-    types_pb2.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
-    types_pb2.DT_INT32: (np.dtype("<i4"), "int_val"),
-    types_pb2.DT_INT64: (np.dtype("<i8"), "int64_val"),
-    types_pb2.DT_BOOL: (np.dtype("?"), "bool_val"),
-}
+from svdhooks.eventread import NUMBERS, STRING
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +133,18 @@ class TagGroup:
 
 def _dtype(tensor: Any) -> np.dtype[Any] | None:
     """The dtype of a tensor written as bytes; None if we do not know it."""
-    return _DTYPES[tensor.dtype][0] if tensor.dtype in _DTYPES else None
+    return NUMBERS[tensor.dtype][0] if tensor.dtype in NUMBERS else None
 
 
 def _decode(value: Any) -> bytes | NDArray[Any] | None:
     """A string, an array; None for images and the like."""
     tensor = value.tensor
-    if tensor.dtype == types_pb2.DT_STRING:
+    if tensor.dtype == STRING:
         string: bytes | None = tensor.string_val[0] if tensor.string_val else None
         return string
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in NUMBERS:
         return None
-    dtype, name = _DTYPES[tensor.dtype]
+    dtype, name = NUMBERS[tensor.dtype]
     flat = np.array(getattr(tensor, name), dtype=dtype)
     count = math.prod(dimension.size for dimension in tensor.tensor_shape.dim)
     if flat.size == 1 and count > 1:  # protobuf's short form of a constant

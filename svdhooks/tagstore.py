@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.compat.proto.event_pb2 import SessionLog
 
 from svdhooks.eventfile import event_files
-from svdhooks.eventread import EventReader
+from svdhooks.eventread import EventReader, starts_session
 from svdhooks.tagrows import Row, TagGroup
 
 
@@ -140,7 +139,7 @@ class TagStore:
         """Store the values of one Event."""
         self._events += 1
         step = event.step
-        if event.session_log.status == SessionLog.START:
+        if starts_session(event):
             for group in self._groups.values():
                 group.drop_from(step)
         row = Row.of(event.summary.value)

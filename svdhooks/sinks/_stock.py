@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from tensorboard.plugins.custom_scalar import layout_pb2
 
 from svdhooks import eventvalues, schema
+from svdhooks.eventvalues import Chart
 from svdhooks.record import Record
 from svdhooks.sinks._step import StepTable, point_of
 
@@ -79,22 +79,12 @@ def layout() -> bytes:
     lines, bands = [], []
     for point, field in schema.HEADLINES:
         title = f"{field.replace('_', ' ')} of {point}s"
-        pattern = schema.stock_tag(point, field, "").rstrip("/") + "/.+"
-        lines.append(
-            layout_pb2.Chart(
-                title=title, multiline=layout_pb2.MultilineChartContent(tag=[pattern])
-            )
+        pattern = schema.stock_tag(point, field, "") + ".+"
+        lines.append(Chart(title, lines=(pattern,)))
+        median, low, high = (
+            schema.summary_tag(point, field, name) for name in ("median", "p10", "p90")
         )
-        band = layout_pb2.MarginChartContent.Series(
-            value=schema.summary_tag(point, field, "median"),
-            lower=schema.summary_tag(point, field, "p10"),
-            upper=schema.summary_tag(point, field, "p90"),
-        )
-        bands.append(
-            layout_pb2.Chart(
-                title=title, margin=layout_pb2.MarginChartContent(series=[band])
-            )
-        )
+        bands.append(Chart(title, band=(median, low, high)))
     return eventvalues.layout({
         "svdhooks: median and 10 % to 90 % of the layers": bands,
         "svdhooks: every layer": lines,

@@ -13,7 +13,15 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from svdhooks.eventvalues import histogram, layout, markdown, scalar, tensor, text
+from svdhooks.eventvalues import (
+    Chart,
+    histogram,
+    layout,
+    markdown,
+    scalar,
+    tensor,
+    text,
+)
 from svdhooks.wire import varint
 
 TAGS = st.text(min_size=1, max_size=200)
@@ -97,12 +105,16 @@ def test_a_text_is_a_string_tensor(tag: str, string: str) -> None:
 
 
 def test_a_layout_is_what_the_custom_scalars_dashboard_reads() -> None:
-    chart = layout_pb2.Chart(title="t", multiline={"tag": ["a.*"]})
-    value = parse(layout({"one": [chart], "two": []}))
+    lines, band = Chart("l", lines=("a.*", "b")), Chart("b", band=("m", "low", "high"))
+    value = parse(layout({"one": [lines, band], "two": []}))
     read = layout_pb2.Layout.FromString(tensor_util.make_ndarray(value.tensor).item())
     assert value.tag == "custom_scalars__config__"
     assert [c.title for c in read.category] == ["one", "two"]
-    assert read.category[0].chart[0] == chart
+    series = {"value": "m", "lower": "low", "upper": "high"}
+    assert list(read.category[0].chart) == [
+        layout_pb2.Chart(title="l", multiline={"tag": ["a.*", "b"]}),
+        layout_pb2.Chart(title="b", margin={"series": [series]}),
+    ]
 
 
 @pytest.mark.parametrize("n", [1, 2, 63, 64])
