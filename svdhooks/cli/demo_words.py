@@ -10,8 +10,8 @@ from rich.table import Table
 from svdhooks.runlog import RunLog
 
 HEALTHY, COLLAPSED = "with-stop-gradient", "without-stop-gradient"
-EMBEDDING = "model.projector.0"
-"""The embedding is what enters the projector."""
+EMBEDDING = "model.predictor.0"
+"""What enters the predictor is the embedding that the loss compares."""
 MEASURES = {"weight": "stable_rank", "input": "effective_rank"}
 _APART = 0.5
 

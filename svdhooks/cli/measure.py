@@ -208,7 +208,7 @@ class _Dashboard:
     def _render(self) -> Group:
         table = Table(
             title="ranks of every layer, first → now",
-            caption="● the embedding enters here",
+            caption="● what enters here is the embedding that the loss compares",
             title_style="dim",
             title_justify="left",
             caption_justify="left",
@@ -216,10 +216,13 @@ class _Dashboard:
             box=box.SIMPLE_HEAD,
             pad_edge=False,
         )
-        table.add_column("layer", no_wrap=True)
+        table.add_column("  layer", no_wrap=True)
         for point, field in demo_words.MEASURES.items():
             for words in ("with", "without"):
-                title = f"{point}\n{field.replace('_', ' ')}\n[dim]{words}[/dim]"
+                title = (
+                    f"{point}\n{field.replace('effective', 'eff.').replace('_', ' ')}"
+                )
+                title += f"\n[dim]{words}[/dim]"
                 table.add_column(title, justify="right", no_wrap=True)
         trails = [self.sink(name).ranks for name in VARIANTS]
         layers = list(dict.fromkeys(layer for layer, _ in trails[0]))
@@ -229,9 +232,9 @@ class _Dashboard:
                 for point in demo_words.MEASURES
                 for ranks in trails
             ]
-            mark = " ●" if layer == demo_words.EMBEDDING else ""
-            table.add_row(f"{layer}{mark}", *cells)
-        return Group(self._progress, *([table] if layers else []))
+            mark = "●" if layer == demo_words.EMBEDDING else " "
+            table.add_row(f"{mark} {layer}", *cells)
+        return Group(self._progress, *([table, ""] if layers else []))
 
 
 @contextmanager
