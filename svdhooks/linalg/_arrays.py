@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-Spectrum = Shaped[Any, "*batch n"] | Sequence[float]
+Spectrum = Shaped[Any, "*batch n"] | Sequence[float | int]
 """Singular values along the last axis: numpy array, torch tensor or numbers."""
 
 PerSpectrum = Shaped[Any, "*batch"]

@@ -19,9 +19,17 @@ float32 ``svdvals`` of torch                       0.20      6.4       50       
 - SciPy holds the interpreter lock: an ``eigvalsh`` of 0.2 s in a worker thread stops
   the training thread for 0.18 s; by numpy or torch for 0.006 s.
 - torch (OpenMP) and OpenBLAS each keep a pool of threads that spin while they wait and
-  so stall each other. Between training steps on both cores, n = 256: 7 … 530 ms on
-  OpenBLAS's own threads, often beyond 500 where both pools work in turn, 2.0 … 7 ms on
-  one OpenBLAS thread, 2.0 … 24 ms by torch on two.
+  so stall each other. One solve (n × n) between training steps on both cores: alone on
+  the machine, one OpenBLAS thread equals two of torch (n = 256: 2.0 and 2.0 ms; n = 512:
+  11 … 13 and 12 … 15 ms); beside other work (load 3 … 7) the medians are
+
+  ==============================  ============  ============
+  route                           n = 256       n = 512
+  ==============================  ============  ============
+  torch, two threads              16 … 2338 ms  153 … 369 ms
+  numpy, OpenBLAS's own threads   872 … 1536    286 … 828
+  numpy, one OpenBLAS thread      11 … 19       89 … 135
+  ==============================  ============  ============
 """
 
 import ctypes

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float64, Inexact, Shaped
@@ -46,7 +46,7 @@ class CovarianceAccumulator:
             return None
         return torch.cat(self._blocks) if self._blocks else torch.zeros(0, self.d)
 
-    def update(self, samples: Shaped[Tensor, "n d"]) -> Self:
+    def update(self, samples: Shaped[Tensor, "n d"]) -> "CovarianceAccumulator":
         """Add samples.
 
         Args:

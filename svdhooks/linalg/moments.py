@@ -6,7 +6,6 @@ Batches are merged by the rule of Chan, Golub & LeVeque (1979).
 """
 
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 from jaxtyping import Inexact, Shaped
@@ -39,7 +38,7 @@ class Moments:
         d: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
-    ) -> Self:
+    ) -> "Moments":
         """Moments of no samples.
 
         Args:
@@ -64,7 +63,7 @@ class Moments:
             scatter = torch.zeros(d, d, dtype=dtype, device=device)
         return cls(0, mean, scatter, follows=device is None)
 
-    def update(self, samples: Shaped[Tensor, "n d"]) -> Self:
+    def update(self, samples: Shaped[Tensor, "n d"]) -> "Moments":
         """Add samples.
 
         Large batches are converted in parts.

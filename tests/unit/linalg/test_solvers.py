@@ -61,6 +61,29 @@ def test_overlapping_users_restore_the_first_number():
     assert openblas_threads() == {2}
 
 
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize(
+    ("module", "name", "solve"),
+    [
+        (np, "matmul", _solvers.product),
+        (np.linalg, "eigvalsh", _solvers.eigenvalues),
+        (np.linalg, "svd", _solvers.singular_values),
+    ],
+)
+def test_every_solver_runs_on_one_thread(module, name, solve, monkeypatch):
+    seen = []
+    original = getattr(module, name)
+
+    def spy(*arguments, **options):
+        seen.append(openblas_threads())
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, name, spy)
+    solve(torch.eye(3, dtype=torch.float64))
+    assert seen == [{1}]
+    assert openblas_threads() == {2}
+
+
 def turns_of_another_thread(work) -> int:
     """How often this thread runs while another does the work."""
     thread = threading.Thread(target=work)
