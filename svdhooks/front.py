@@ -51,9 +51,11 @@ def watch(
         taps: Reserved.
         quantities: Names or objects (default: weight spectra and covariances).
         probe: The reference batch: tensor; tuple of positional arguments; mapping of
-            keyword arguments. None: captured from the first training batch.
+            keyword arguments. None: captured from the first call of ``model`` in
+            training mode, or from `Recorder.step`.
         probe_options: Mask, what a sample is, how the batch is kept.
-        forward: ``(model, batch)``, for models that are called otherwise.
+        forward: ``(model, batch)``, for models that are called otherwise; ``batch``
+            is ``probe`` or what `Recorder.step` was given.
         observe: Only ``"probe"`` in this version.
         optimizer: Its updates are counted, and `Recorder.step` need not be called.
         max_overhead: Largest share of training time beyond a credit of 10 s; None:
@@ -102,10 +104,10 @@ def scan(
 
     Raises:
         ValueError: If no layer can be watched.
+        TypeError: If ``model`` is not a module or ``layers`` is of a wrong kind.
     """
-    measurer = Measurer(
-        unwrap(model), find_layers(model, layers), ProbeOptions(), None, Reporter()
-    )
+    table = find_layers(model, layers)
+    measurer = Measurer(unwrap(model), table, ProbeOptions(), None, Reporter())
     quantity = WeightSpectrum()
     parts = set(measurer.parts([quantity], probing=False))
     return measurer.measure(0, [quantity], parts, None).records

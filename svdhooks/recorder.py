@@ -405,6 +405,11 @@ class Recorder:
 
 
 def _check_sinks(sinks: Sequence[Sink]) -> None:
+    if not isinstance(sinks, Sequence):
+        raise TypeError(
+            f"Found {type(sinks).__name__} as sinks=; expected a sequence of sinks, "
+            "such as [svdhooks.MemorySink()]."
+        )
     for sink in sinks:
         if not isinstance(sink, Sink) or isinstance(sink, type):
             raise TypeError(
