@@ -53,7 +53,9 @@ def test_ranks_keep_their_order(sigma):
 @given(spectra(), st.floats(-250, 250))
 def test_ranks_are_invariant_to_scale(sigma, exponent):
     for rank in RANKS:
-        np.testing.assert_allclose(rank(sigma * 10.0**exponent), rank(sigma), rtol=1e-9)
+        np.testing.assert_allclose(
+            rank(sigma * 10.0**exponent), rank(sigma), rtol=1e-9, atol=1e-14
+        )
 
 
 @FAST
@@ -66,11 +68,12 @@ def test_zeros_change_no_rank_but_the_normalised_entropy(sigma):
     assert linalg.numerical_rank(padded, shape=shape) == linalg.numerical_rank(
         sigma, shape=shape
     )
-    assert linalg.spectral_entropy(padded) <= linalg.spectral_entropy(sigma)
+    assert linalg.spectral_entropy(padded) <= linalg.spectral_entropy(sigma) + 1e-14
     np.testing.assert_allclose(
         linalg.spectral_entropy(sigma, size=len(padded)),
         linalg.spectral_entropy(padded),
         rtol=1e-12,
+        atol=1e-14,  # near 0 it is a difference of rounded logarithms
     )
 
 
@@ -92,7 +95,7 @@ def test_ranks_are_invariant_to_rotation(seed, m, n):
     right = torch.linalg.qr(torch.randn(n, n, generator=generator).double()).Q
     sigma, rotated = (linalg.singular_values(x) for x in (A, left @ A @ right))
     for rank in RANKS:
-        np.testing.assert_allclose(rank(rotated), rank(sigma), rtol=1e-9)
+        np.testing.assert_allclose(rank(rotated), rank(sigma), rtol=1e-9, atol=1e-13)
 
 
 @FAST
