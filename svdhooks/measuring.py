@@ -1,9 +1,8 @@
 """One record: every due quantity on every chosen layer, errors turned to statuses."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import nn
 
@@ -181,16 +180,13 @@ class Measurer:
     ) -> Iterator[Record]:
         failure: Exception | None = None
         observers: list[PointObserver] = []
+        context = ProbeContext(step, None, self.options.samples, {})
         try:
             if not self._expected_calls:
                 self.rehearse(reference)
-            context = ProbeContext(
-                step,
-                reference.mask(self.options.mask, self.model),
-                self.options.samples,
-                self._expected_calls,
-            )
-            observers = [q.observer(layers, context) for q, layers in of_points]
+            mask = reference.mask(self.options.mask, self.model)
+            context = replace(context, mask=mask, expected_calls=self._expected_calls)
+            observers = self._observers(of_points, context)
             self._run(
                 observers, {x for _, layers in of_points for x in layers}, reference
             )
@@ -204,13 +200,43 @@ class Measurer:
                 f"{_PROBE_ADVICE}",
                 error,
             )
+            # those that have seen nothing say so for every layer
+            observers = observers or self._observers(of_points, context)
         for observer in observers:
-            for record in observer.records():
+            for record in self._records(observer):
                 if failure is not None and not record.ok:
                     yield replace(record, status=f"probe failed: {status_of(failure)}")
                 else:
                     self._report(record, None)
                     yield record
+
+    def _observers(
+        self,
+        of_points: Sequence[tuple[PointQuantity, list[Layer]]],
+        context: ProbeContext,
+    ) -> list[PointObserver]:
+        observers = []
+        for quantity, layers in of_points:
+            try:
+                observers.append(quantity.observer(layers, context))
+            except Exception as error:  # noqa: BLE001  # a measurement may fail
+                self._report_lost(quantity.name, error)
+        return observers
+
+    def _records(self, observer: PointObserver) -> Sequence[Record]:
+        try:
+            return observer.records()
+        except Exception as error:  # noqa: BLE001  # a measurement may fail
+            self._report_lost(type(observer).__name__, error)
+            return ()
+
+    def _report_lost(self, what: str, error: Exception) -> None:
+        self._reporter.problem(
+            what,
+            f"svdhooks: {what} failed: {status_of(error)}. Its records are missing; "
+            "training goes on.",
+            error,
+        )
 
     def _run(
         self,
@@ -220,7 +246,10 @@ class Measurer:
     ) -> None:
         def receive(layer: Layer, values: Mapping[str, PointValue]) -> None:
             for observer in observers:
-                observer.receive(layer, values)
+                try:
+                    observer.receive(layer, values)
+                except Exception as error:  # noqa: BLE001  # that of one, not of all
+                    observer.fail(layer, error)
 
         def fail(layer: Layer, error: Exception) -> None:
             for observer in observers:
@@ -237,7 +266,7 @@ class Measurer:
     def _report(self, record: Record, cause: Exception | None) -> None:
         if not record.ok:
             self._reporter.problem(
-                f"{record.quantity} of {record.layer}",
+                f"layer {record.layer}",
                 f"svdhooks: {record.quantity} of layer {record.layer!r}"
                 f"{f' ({record.point})' if record.point != 'weight' else ''} could not "
                 f"be recorded at step {record.step}: {record.status}. Its values are "

@@ -192,14 +192,14 @@ class Recorder:
         if step <= previous or self._closed or self._idle:
             return False
         self._previous = step
-        due = [
-            quantity
-            for quantity in self.settings.quantities
-            if (quantity.schedule or self.settings.schedule).due(previous, step)
-        ]
-        if not due or not (first or self._guard.admits()):
-            return False
         try:
+            due = [
+                quantity
+                for quantity in self.settings.quantities
+                if (quantity.schedule or self.settings.schedule).due(previous, step)
+            ]
+            if not due or not (first or self._guard.admits()):
+                return False
             self._record(step, due, context, first)
         except Exception as error:  # noqa: BLE001  # training must not stop
             self._reporter.problem(

@@ -86,4 +86,4 @@ def status_of(error: Exception) -> str:
     ):
         return "out of memory"
     first_line = str(error).strip().splitlines()[:1]
-    return ": ".join([type(error).__name__, *first_line])
+    return ": ".join([type(error).__name__.lstrip("_"), *first_line])

@@ -197,12 +197,16 @@ class CovarianceObserver:
         """
         for key in self._wanted:
             if key[0] == layer.name and key not in self._done:
+                self._open.pop(key, None)
                 self._done[key] = self._unknown(key, status_of(error))
 
     def records(self) -> list[Record]:
         """One record per chosen layer and point, also where nothing was seen."""
         for key in list(self._open):
-            self._solve(key)
+            try:
+                self._solve(key)
+            except Exception as error:  # noqa: BLE001  # that of one point, not of all
+                self._done[key] = self._unknown(key, status_of(error))
         self._recent.clear()
         return [
             replace(
