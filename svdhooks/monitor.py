@@ -1,7 +1,8 @@
 """Named measures, for callbacks that stop or save on them."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,11 @@ from svdhooks import linalg
 from svdhooks.quantities import COVARIANCE_MEASURES
 from svdhooks.record import Record
 
-_OVER_LAYERS = {"min": np.min, "median": np.median, "max": np.max}
+_OVER_LAYERS: dict[str, Callable[[list[float]], Any]] = {
+    "min": np.min,
+    "median": np.median,
+    "max": np.max,
+}
 
 
 def check_monitored(names: Sequence[str], layers: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +101,6 @@ def _train(
     dashboard: "_Dashboard",
 ) -> float:
     """Train one variant and return its nearest-neighbour accuracy."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     from svdhooks.experiments import collapse
     from svdhooks.experiments.collapse_lightning import SimSiamTraining, fit
     from svdhooks.lightning import SpectrumMonitor
@@ -115,15 +113,14 @@ def _train(
         on_error="raise",
         sinks=[dashboard.sink(name)],
     )
-    logger = TensorBoardLogger(logdir, name="", version=name)
-    callbacks = [monitor, dashboard.callback(name)]
     fit(
         module,
         images,
         steps=dashboard.steps,
         seed=seed,
-        logger=logger,
-        callbacks=callbacks,
+        log_dir=logdir / name,
+        callbacks=[monitor],
+        progress=dashboard.progress(name),
     )
     return collapse.nearest_neighbour_accuracy(module.model.embed(images), labels)
 
@@ -179,31 +176,19 @@ class _Dashboard:
         """Where the records of one variant go."""
         return self._trails.setdefault(name, _Trails())
 
-    def callback(self, name: str) -> Any:
-        """A Lightning callback that shows how far one variant is."""
-        import lightning.pytorch as pl
-
-        dashboard = self
-
-        class Show(pl.Callback):
-            def on_train_start(self, *_: Any) -> None:
-                dashboard._progress.start_task(dashboard._tasks[name])
-
-            def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-                if trainer.global_step % EVERY == 0:
-                    dashboard._show(name, trainer)
-
-            def on_train_end(self, trainer: Any, *_: Any) -> None:
-                dashboard._show(name, trainer)
-                dashboard._progress.stop_task(dashboard._tasks[name])
-
-        return Show()
-
-    def _show(self, name: str, trainer: Any) -> None:
-        loss = float(trainer.callback_metrics.get("train_loss", 0.0))
+    def progress(self, name: str) -> Callable[[int, float], None]:
+        """What to call with step and loss while one variant trains."""
         task = self._tasks[name]
-        self._progress.update(task, completed=trainer.global_step, loss=loss)
-        self._live.update(self._render())
+
+        def show(step: int, loss: float) -> None:
+            if step == 0:
+                self._progress.start_task(task)
+            self._progress.update(task, completed=step, loss=loss)
+            if step == self.steps:
+                self._progress.stop_task(task)
+            self._live.update(self._render())
+
+        return show
 
     def _render(self) -> Group:
         table = Table(
@@ -234,7 +219,7 @@ class _Dashboard:
             ]
             mark = "●" if layer == demo_words.EMBEDDING else " "
             table.add_row(f"{mark} {layer}", *cells)
-        return Group(self._progress, *([table, ""] if layers else []))
+        return Group(self._progress, table, "") if layers else Group(self._progress)
 
 
 @contextmanager
@@ -243,7 +228,7 @@ def _quiet_and_small() -> Iterator[None]:
     import torch
 
     # the import sets levels of its own
-    importlib.import_module("lightning.pytorch")
+    importlib.import_module("svdhooks.experiments.collapse_lightning")
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,11 +1,13 @@
 """The collapse experiment as a Lightning module, for `svdhooks demo`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -61,30 +63,51 @@ class _Views(IterableDataset[tuple[Tensor, Tensor]]):
         return self._steps
 
 
+class _Progress(pl.Callback):
+    """Tells the step and the loss, at the start and every few steps."""
+
+    def __init__(self, tell: Callable[[int, float], None], steps: int) -> None:
+        self._tell, self._steps = tell, steps
+
+    def on_train_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        """Nothing is trained yet."""
+        self._tell(0, 0.0)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """One step more."""
+        step = trainer.global_step
+        if step % LOSS_EVERY == 0 or step == self._steps:
+            self._tell(step, float(trainer.callback_metrics["train_loss"]))
+
+
 def fit(
     module: SimSiamTraining,
     images: Tensor,
     *,
     steps: int,
     seed: int,
-    logger: Any,
-    callbacks: list[pl.Callback],
+    log_dir: Path,
+    callbacks: Sequence[pl.Callback],
+    progress: Callable[[int, float], None],
 ) -> None:
-    """Train with Lightning.
+    """Train with Lightning; the loss goes to TensorBoard.
 
     Args:
         module: Trained in place.
         images: The training images.
         steps: How many optimiser steps to take.
         seed: Decides batches and views.
-        logger: Where the loss goes.
+        log_dir: Where the loss goes.
         callbacks: Such as the spectrum monitor.
+        progress: Called with step and loss, every few steps.
     """
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
-        logger=logger,
-        callbacks=callbacks,
+        logger=TensorBoardLogger(log_dir.parent, name="", version=log_dir.name),
+        callbacks=[*callbacks, _Progress(progress, steps)],
         log_every_n_steps=LOSS_EVERY,
         enable_progress_bar=False,
         enable_model_summary=False,
