@@ -26,11 +26,8 @@ _ROOTS = ("lightning.pytorch", "pytorch_lightning")
 
 
 def _callback_bases() -> tuple[type, ...]:
-    """The ``Callback`` of every Lightning root in use.
-
-    A subclass of either runs under both trainers; inheriting from both passes
-    ``isinstance`` in both.
-    """
+    """The ``Callback`` of every Lightning root in use."""
+    # a subclass of either runs under both trainers; of both, isinstance holds in both
     loaded = [root for root in _ROOTS if root in sys.modules]
     if not loaded:
         for root in _ROOTS:

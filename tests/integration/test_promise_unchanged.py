@@ -138,7 +138,7 @@ def test_the_model_copies_and_pickles_at_any_time(tmp_path):
 def test_hooks_are_gone_after_an_exception(tmp_path):
     model = Everything()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with svdhooks.watch(model, tmp_path, every=1, optimizer=optimizer):
             assert _hooks(model) == 1
             assert len(optimizer._optimizer_step_post_hooks) == 1
