@@ -136,6 +136,18 @@ def test_bytes_that_are_missing_or_too_many_cost_the_record_they_are_in(
                 assert counts["bad"] + counts["truncated"] == 1, place
 
 
+def test_missing_bytes_do_not_swallow_the_short_records_at_the_end(
+    tmp_path: Path,
+) -> None:
+    # the broken record's length now leads beyond the end of the file
+    path = write_events(tmp_path, [5, 700, 0, 0])
+    data, starts = path.read_bytes(), starts_of(path)
+    place = starts[3] + 300
+    steps, counts = read_bytes(path, data[:place] + data[place + 1000 :])
+    assert steps == [0, 2, 3]
+    assert counts == {**SOUND, "bad": 1, "resynced": 1}
+
+
 def test_a_killed_writer_s_half_record_does_not_swallow_what_follows(
     small: Path, tmp_path: Path
 ) -> None:
@@ -205,9 +217,11 @@ def test_whatever_happens_to_a_file_no_wrong_record_is_read(
 def test_a_foreign_file_yields_nothing_and_is_counted(
     tmp_path: Path, name: str, content: bytes, bad: int
 ) -> None:
-    steps, counts = read_bytes(tmp_path / name, content)
-    assert steps == []
-    assert counts["bad"] == bad
+    (tmp_path / name).write_bytes(content)
+    reader = read_events(tmp_path / name)
+    for _ in range(2):  # also when it is read again
+        assert list(reader) == []
+        assert (reader.counts["records"], reader.counts["bad"]) == (0, bad)
 
 
 def test_many_damaged_records_in_a_row_are_skipped_one_by_one(

@@ -99,6 +99,29 @@ def test_what_is_superseded_is_counted(tmp_path: Path) -> None:
     assert store.column("never written") is None
 
 
+def test_of_two_values_at_one_step_the_later_counts(tmp_path: Path) -> None:
+    writer = EventFileWriter(tmp_path)
+    writer.write(4, [scalar("a", 1.0), scalar("a", 2.0)])
+    writer.write(5, [scalar("a", 3.0)])
+    writer.write(5, [scalar("b", 0.0), scalar("a", 4.0)])  # among other tags
+    writer.close()
+    assert columns(read(tmp_path))["a"] == [(4, 2.0), (5, 4.0)]
+
+
+def test_a_tag_may_change_how_its_numbers_are_written(tmp_path: Path) -> None:
+    boxed = summary_pb2.Summary.Value(
+        tag="a", metadata={"plugin_data": {"plugin_name": "scalars"}}
+    )
+    boxed.tensor.dtype = 1
+    boxed.tensor.tensor_content = np.float32(0.75).tobytes()
+    entry = summary_pb2.Summary(value=[boxed]).SerializeToString()
+    writer = EventFileWriter(tmp_path)
+    for step, value in enumerate((scalar("a", 0.5), entry, scalar("a", 0.0), entry)):
+        writer.write(step, [value])
+    writer.close()
+    assert columns(read(tmp_path))["a"] == [(0, 0.5), (1, 0.75), (2, 0.0), (3, 0.75)]
+
+
 def test_a_tag_all_of_whose_values_are_superseded_has_no_column(tmp_path: Path) -> None:
     for start, tag in ((0, "a"), (0, "b")):
         writer = EventFileWriter(tmp_path, start_step=start)
