@@ -1,7 +1,7 @@
 """The records of one step, packed: measures as vectors over layers, the rest as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,16 @@ class LayerTable:
         self._meta = json.loads(meta.values["json"].item())
         self._number()
 
-    def add_missing(self, records: Sequence[Record]) -> bool:
+    def add_missing(self, layers: Iterable[str]) -> bool:
         """Give a row to layers that no meta record has announced.
 
         Args:
-            records: Of layers.
+            layers: Their names.
 
         Returns:
             Whether there were any.
         """
-        names = dict.fromkeys(r.layer for r in records if r.layer not in self.index)
+        names = [name for name in layers if name not in self.index]
         self._meta["layers"] += [{"name": name, "points": {}} for name in names]
         if names:
             self._number()
@@ -96,6 +96,11 @@ class StepTable:
             record.marks,
             record.seconds,
         )
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers of which anything was said."""
+        return list(dict.fromkeys(layer for layer, _ in self._entries))
 
     def measure(self, point: str, field: str) -> list[float]:
         """The values of one measure, of the layers that have it."""

@@ -114,17 +114,18 @@ class TensorBoardSink:
     def _write_step(self, step: int, records: Sequence[Record]) -> None:
         """Write the records of one step."""
         measured = [r for r in records if r.layer]
-        if self._layers.add_missing(measured):
-            self._meta_due = _META_COPIES
+        said = [r for r in records if r.quantity != "meta"]
         if self._step is None or self._step.step != step:
             self._step = StepTable(step)
         table = self._step
+        for record in said:
+            table.add(record)
+        if self._layers.add_missing(table.layers):
+            self._meta_due = _META_COPIES
         values = self._head()
         for record in measured:
             values += self._spectrum(record)
-        if said := [r for r in records if r.quantity != "meta"]:
-            for record in said:
-                table.add(record)
+        if said:
             values += table.values(self._layers.index)
             self._say_left_out(table)
         stock = self._stock(table, measured)
@@ -207,13 +208,16 @@ class TensorBoardSink:
         if self._written <= self._limit:
             return True
         self._full = False
-        warnings.warn(
+        message = (
             f"The log in {self.directory} has reached {self._written / 1e9:.2g} GB "
             f"(max_log_gb={self._limit / _BYTES_PER_GB:g}). From now on spectra of more "
             f"than {schema.DISPLAY_POINTS} values are stored in their display form, "
-            "256 of their values.",
-            stacklevel=2,
+            f"{schema.DISPLAY_POINTS} of their values."
         )
+        try:
+            warnings.warn(message, stacklevel=2)
+        except UserWarning:  # turned into an error by a filter: the record counts more
+            _logger.warning("%s", message)
         return False
 
 
@@ -222,8 +226,9 @@ def _make_writable(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(
-            error.errno,
+        blocked = isinstance(error, FileExistsError)  # by a file of that name
+        raise OSError(
+            errno.ENOTDIR if blocked else error.errno,
             f"Records cannot be written to {directory} ({error.strerror}). Expected a "
             "log_dir that can be created, or an existing directory; choose another "
             "log_dir",

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,19 @@ def test_a_step_written_in_two_parts_keeps_both(tmp_path: Path) -> None:
     assert len(log.statuses("fc1")) == 2
 
 
+def test_a_layer_table_that_comes_late_keeps_what_was_said_before(
+    tmp_path: Path,
+) -> None:
+    sink = TensorBoardSink(tmp_path)
+    sink.write([weight_record(0, "fc1")])
+    sink.write([meta_record(["fc0", "fc2"]), weight_record(0, "fc2")])
+    sink.close()
+    log = RunLog(tmp_path)
+    assert log.layers == ("fc0", "fc2", "fc1")
+    for layer in ("fc1", "fc2"):
+        assert log.series(layer, "weight_stable_rank")[0].tolist() == [0]
+
+
 def test_records_of_several_steps_in_one_call_are_several_events(
     tmp_path: Path,
 ) -> None:
@@ -367,6 +381,19 @@ def test_a_log_that_grows_too_large_goes_on_in_display_form(tmp_path: Path) -> N
     assert len(RunLog(tmp_path).spectra("fc1")[0]) == 40
 
 
+def test_a_warning_made_an_error_costs_no_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = TensorBoardSink(tmp_path, max_log_gb=0)
+    sink.write([weight_record(0, "fc1", 1000)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sink.write([weight_record(1, "fc1", 1000)])
+    sink.close()
+    assert "has reached" in caplog.text
+    assert RunLog(tmp_path).steps.tolist() == [0, 1]
+
+
 def test_the_size_of_an_earlier_run_counts(tmp_path: Path) -> None:
     write_run(tmp_path, [0, 10], ["fc1"], n=1000)
     with pytest.warns(UserWarning, match="has reached"):
@@ -404,7 +431,7 @@ def test_a_file_in_the_way_is_said_at_once(tmp_path: Path) -> None:
     ):
         TensorBoardSink(tmp_path / "taken")
     (tmp_path / "svdhooks").touch()
-    with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(NotADirectoryError, match="cannot be written"):
         TensorBoardSink(tmp_path)
 
 
