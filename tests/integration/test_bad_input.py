@@ -308,7 +308,7 @@ def test_failing_at_the_first_record_with_on_error_raise_leaves_no_hook(tmp_path
         model[0].weight[0, 0] = float("nan")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     memory = MemorySink()
-    with pytest.raises(RuntimeError, match="layer '0'.*NaN") as caught:
+    with pytest.raises(RuntimeError, match=r"layer '0'.*NaN") as caught:
         svdhooks.watch(
             model, None, on_error="raise", optimizer=optimizer, sinks=[memory]
         )

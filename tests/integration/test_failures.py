@@ -390,7 +390,7 @@ def test_out_of_memory_in_a_hook_costs_that_layer_only():
 def test_an_interrupt_during_a_probe_leaves_the_model_clean():
     model = mlp(4, 6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with svdhooks.watch(model, None, every=1, probe=X, optimizer=optimizer):
             model[1].register_forward_hook(_interrupt)
             optimizer.step()
@@ -549,7 +549,7 @@ def test_closing_twice_and_stepping_after_it_is_harmless(tmp_path):
 
 def test_an_exception_in_the_loop_passes_and_the_log_is_whole(tmp_path):
     model = mlp(4, 6, 3)
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError):  # noqa: SIM117
         with svdhooks.watch(model, tmp_path, every=1) as recorder:
             train(model, [X] * 3, recorder)
             _ = 1 / 0
