@@ -1,0 +1,1 @@
+"""Small experiments, trained in seconds, that show what the measures see."""
