@@ -42,17 +42,19 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
             restored, so the caller must not probe this model again.
     """
     modules = list(model.modules())
+    parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+    devices = {p.device.type for p in parameters} - {"meta", "cpu"}
     with ExitStack() as stack:
-        stack.enter_context(_random_state(model))
+        stack.enter_context(_random_state("mps" in devices))
         stack.enter_context(_attributes(modules))
         stack.enter_context(_buffers(modules))
-        stack.enter_context(_parameters(model))
+        stack.enter_context(_parameters(model, parameters))
         stack.enter_context(_eager())
         stack.enter_context(_plain_kernels(modules, derivatives))
         stack.enter_context(_inline_checkpoints())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(derivatives))
-        for device in _devices(model) | {"cpu"}:
+        for device in devices | {"cpu"}:
             stack.enter_context(torch.autocast(device, enabled=False))
         for module in modules:
             module.training = False
@@ -62,16 +64,8 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
         yield
 
 
-def _devices(model: nn.Module) -> set[str]:
-    return {
-        p.device.type
-        for p in model.parameters()
-        if p.device.type not in {"meta", "cpu"}
-    }
-
-
 @contextmanager
-def _random_state(model: nn.Module) -> Iterator[None]:
+def _random_state(with_mps: bool) -> Iterator[None]:
     """Fix all random streams, then put them back."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     # default_generator, not torch.manual_seed: that one also seeds GPUs that are
@@ -80,7 +74,7 @@ def _random_state(model: nn.Module) -> Iterator[None]:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         generators.extend(torch.cuda.default_generators)
     states = [generator.get_state() for generator in generators]
-    mps = torch.mps.get_rng_state() if "mps" in _devices(model) else None
+    mps = torch.mps.get_rng_state() if with_mps else None
     try:
         random.seed(SEED)
         np.random.seed(SEED)  # noqa: NPY002
@@ -97,6 +91,7 @@ def _random_state(model: nn.Module) -> Iterator[None]:
 
 
 _CONTAINERS = ("_parameters", "_buffers", "_modules")
+_MISSING = object()
 
 
 @contextmanager
@@ -118,11 +113,12 @@ def _attributes(modules: list[nn.Module]) -> Iterator[None]:
 
 def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
     """Make ``now`` hold the same objects as ``before``; in place."""
-    for key in now.keys() - before.keys():
-        del now[key]
     for key, value in before.items():
-        if key not in now or now[key] is not value:
+        if now.get(key, _MISSING) is not value:
             now[key] = value
+    if len(now) > len(before):  # all of before is in it: the rest is new
+        for key in now.keys() - before.keys():
+            del now[key]
 
 
 @contextmanager
@@ -154,16 +150,13 @@ def _buffers(modules: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _parameters(model: nn.Module) -> Iterator[None]:
+def _parameters(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
     """Notice parameters that the forward changes in place."""
-    before = [
-        (name, p, p._version)
-        for name, p in model.named_parameters()
-        if not p.is_inference()
-    ]
+    before = [(p, p._version) for p in parameters if not p.is_inference()]
     yield
-    moved = [name for name, p, version in before if p._version != version]
-    if moved:
+    changed = {id(p) for p, version in before if p._version != version}
+    if changed:
+        moved = [name for name, p in model.named_parameters() if id(p) in changed]
         raise RuntimeError(
             f"the forward changes parameters in place ({', '.join(moved[:3])}); such a "
             "model cannot be run on the side of its training"
