@@ -1,5 +1,6 @@
 """The conductor: decides when, measures what is due, hands records to sinks."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,11 @@ from torch import distributed, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from svdhooks import schema
+from svdhooks import advice, schema
 from svdhooks.hooks import after_each_update
+from svdhooks.journal import Journal, check_sinks
 from svdhooks.layers import Layer, LayerTable, find_layers, unwrap
-from svdhooks.measuring import Measurer
-from svdhooks.meta import meta_record, run_record
+from svdhooks.measuring import Measured, Measurer
 from svdhooks.overhead import OverheadGuard
 from svdhooks.probe import ReferenceBatch
 from svdhooks.quantities import PointQuantity, Quantity
@@ -66,6 +67,7 @@ class Recorder:
         self._guard = OverheadGuard(settings.max_overhead, clock)
         table = find_layers(model, settings.layers)
         self._called = model
+        self._present = _modules(model)
         self._measurer = self._measurer_of(table)
         directory = None if log_dir is None else Path(log_dir) / schema.SUBDIRECTORY
         self._reference = ReferenceKeeper(
@@ -79,19 +81,20 @@ class Recorder:
         )
         self._check_probe()
         self._handle: RemovableHandle | None = None
-        self._sinks: list[Sink] = []
-        self._described: object = None
+        self._journal: Journal | None = None
         self._stored_probe = False
         self._closed = False
         self._step = settings.start_step or 0
         self._previous = self._step - 1
         self._counted_by_optimizer = optimizer is not None
-        _check_sinks(sinks)
+        check_sinks(sinks)
         try:
             if optimizer is not None:
                 self._handle = after_each_update(optimizer, self._updated)
             # last: what is wrong with the rest must leave no directory behind
-            self._sinks = [*self._log_sinks(log_dir), *sinks]
+            self._journal = Journal(
+                [*self._log_sinks(log_dir), *sinks], settings.describe(), self._reporter
+            )
             if begin:
                 self.begin()
         except BaseException:
@@ -229,79 +232,71 @@ class Recorder:
             measured = self._measurer.measure(step, due, chosen, reference)
             for record in measured.records:
                 self.last[record.layer, record.point] = record
-            self._write(step, measured.records, context, len(parts))
-            if reference is not None and not self._stored_probe and self._sinks:
+            self._write(step, measured, context, len(parts))
+            if reference is not None and not self._stored_probe:
                 self._stored_probe = True
                 self._reference.store()
         self._guard.finished(measured.costs, self._guard.spent - spent)
-        self._say_stretched()
+        allowance = self._guard.allowance
+        if allowance.stretch > 1 or allowance.seconds is not None:
+            advice.stretched(self._reporter, self.settings.max_overhead)
 
     def _write(
         self,
         step: int,
-        records: Sequence[Record],
+        measured: Measured,
         context: Mapping[str, float | int],
         parts: int,
     ) -> None:
         guard = self._guard
-        run = run_record(
-            step,
-            {
-                **context,
-                "seconds": sum(record.seconds for record in records),
-                "spent": guard.spent,
-                "elapsed": guard.elapsed,
-                "overhead": guard.overhead,
-                "interval_stretch": guard.allowance.stretch,
-                "parts_measured": len({(r.quantity, r.layer) for r in records}),
-                "parts_total": parts,
-            },
-        )
-        whole = [*self._meta(step), run, *records]
-        for sink in self._sinks:
-            try:
-                sink.write(whole)
-            except Exception as error:  # noqa: BLE001  # a full disk must not stop training
-                self._described = None  # to be said again once writing works
-                self._reporter.problem(
-                    f"sink {type(sink).__name__}",
-                    f"svdhooks: {type(sink).__name__} could not write the record of step "
-                    f"{step} ({type(error).__name__}: {error}). This record is lost; "
-                    "training goes on and later records are tried again.",
-                    error,
-                )
-
-    def _meta(self, step: int) -> list[Record]:
-        """The layer table, when it is new."""
-        table = self._measurer.table
-        if self._described is table:
-            return []
-        self._described = table
-        points = self._measurer.skipped_points(self.settings.quantities)
-        return [meta_record(step, table, points, self.settings.describe())]
+        run = {
+            **context,
+            "seconds": sum(record.seconds for record in measured.records),
+            "spent": guard.spent,
+            "elapsed": guard.elapsed,
+            "overhead": guard.overhead,
+            "interval_stretch": guard.allowance.stretch,
+            "parts_measured": len({(r.quantity, r.layer) for r in measured.records}),
+            "parts_total": parts,
+        }
+        if self._journal is not None:
+            measurer, quantities = self._measurer, self.settings.quantities
+            skipped = functools.partial(measurer.skipped_points, quantities)
+            self._journal.write(step, measured.records, run, measurer.table, skipped)
 
     def _usable_reference(
         self, due: Sequence[Quantity], first: bool
     ) -> ReferenceBatch | None:
         """The reference batch, if there is one and the model can be probed."""
-        if self._measurer.table.incomplete:
-            self._look_again()
-        if self._measurer.table.incomplete:
+        self._look_again()
+        table = self._measurer.table
+        if table.incomplete:
             # a forward of ours would initialise the lazy modules, from our random
             # stream; the first one must be that of the training
             if not first:
-                self._say_lazy()
+                lazy = [x.name for x in table.skipped if "(lazy)" in x.reason]
+                advice.lazy(self._reporter, lazy)
             return None
-        if self._reference.batch is None and not first:
-            self._say_no_probe(due)
-        return self._reference.batch
+        reference = self._reference.batch
+        probing = any(isinstance(quantity, PointQuantity) for quantity in due)
+        if probing and reference is None and not first:
+            advice.no_probe(self._reporter)
+        return reference
 
     def _look_again(self) -> None:
-        """Lazy modules become layers with the first forward."""
+        """Take note of modules that were initialised, replaced, added or removed."""
+        present = _modules(self._called)
+        replaced = present != self._present
+        if not (replaced or self._measurer.table.incomplete):
+            return
         known = self._measurer.table
         table = find_layers(self._called, self.settings.layers)
-        if not table.incomplete or len(table.layers) != len(known.layers):
-            self._measurer = self._measurer_of(table)
+        self._present = present
+        if replaced:
+            advice.changed(self._reporter, [layer.name for layer in table.layers])
+        elif table.incomplete and len(table.layers) == len(known.layers):
+            return
+        self._measurer = self._measurer_of(table)
 
     def _synchronise(self) -> None:
         """Do not count the training kernels still queued on a GPU as our time."""
@@ -328,50 +323,13 @@ class Recorder:
                 "of keyword arguments; or pass forward=(model, batch)."
             ) from error
 
-    def _say_lazy(self) -> None:
-        lazy = [x.name for x in self._measurer.table.skipped if "(lazy)" in x.reason]
-        self._reporter.note(
-            "lazy",
-            f"svdhooks: {', '.join(lazy[:8])} is still uninitialised (lazy) after an "
-            "update, so the model cannot be probed and only weights are recorded. "
-            "Run one forward that initialises it before training, or remove it.",
-        )
-
-    def _say_no_probe(self, due: Sequence[Quantity]) -> None:
-        if any(isinstance(quantity, PointQuantity) for quantity in due):
-            self._reporter.note(
-                "no probe",
-                "svdhooks: no reference batch is known, so only weights are recorded. "
-                "Pass one as probe=, or call recorder.step(batch=...); it is captured "
-                "by itself only when the object given to watch() is called in training "
-                "mode, is not compiled in place, and forward= is not given.",
-            )
-
     def say_no_forward(self, name: str) -> None:
         """Say once that the model cannot be called with a training batch.
 
         Args:
             name: The model's class.
         """
-        self._reporter.note(
-            "no probe",
-            f"svdhooks: {name} defines no forward(), so the training batch cannot be "
-            "used as the reference and only weights are recorded. Pass "
-            "forward=lambda module, batch: module.net(batch[0]), or whatever calls "
-            "your network.",
-        )
-
-    def _say_stretched(self) -> None:
-        allowance = self._guard.allowance
-        if allowance.stretch > 1 or allowance.seconds is not None:
-            self._reporter.note(
-                "stretched",
-                "svdhooks: recording everything at every scheduled step would cost more "
-                f"than max_overhead={self.settings.max_overhead:g} of the training time "
-                "(beyond a credit of 10 s), so records become rarer, at most tenfold, "
-                "and layers take turns. Choose a longer interval or fewer layers, or "
-                "max_overhead=None to record everything.",
-            )
+        advice.no_forward(self._reporter, name)
 
     # --- the end --------------------------------------------------------------------
 
@@ -383,14 +341,8 @@ class Recorder:
         self._reference.stop_listening()
         if self._handle is not None:
             self._handle.remove()
-        for sink in self._sinks:
-            try:
-                sink.close()
-            except Exception as error:  # noqa: BLE001  # the run is over: say it, no more
-                self._reporter.note(
-                    "closing",
-                    f"svdhooks: {type(sink).__name__} could not be closed: {error}",
-                )
+        if self._journal is not None:
+            self._journal.close()
 
     def __enter__(self) -> "Recorder":
         return self
@@ -404,15 +356,6 @@ class Recorder:
         self.close()
 
 
-def _check_sinks(sinks: Sequence[Sink]) -> None:
-    if not isinstance(sinks, Sequence):
-        raise TypeError(
-            f"Found {type(sinks).__name__} as sinks=; expected a sequence of sinks, "
-            "such as [svdhooks.MemorySink()]."
-        )
-    for sink in sinks:
-        if not isinstance(sink, Sink) or isinstance(sink, type):
-            raise TypeError(
-                f"Found {sink!r} in sinks=; expected objects with write(records) and "
-                "close(), such as svdhooks.MemorySink()."
-            )
+def _modules(model: nn.Module) -> dict[int, nn.Module]:
+    """The modules by identity; holding them keeps their identities unique."""
+    return {id(module): module for module in unwrap(model).modules()}

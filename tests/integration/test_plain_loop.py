@@ -13,7 +13,7 @@ from svdhooks.probe import ProbeOptions
 from svdhooks.reports import RecordingWarning
 from svdhooks.sinks.memory import MemorySink
 from tests.models import Everything, TwoInputs, mlp
-from tests.oracles import covariance_eigenvalues
+from tests.oracles import covariance_eigenvalues, singular_values
 from tests.plain import hooks_on, points_by_hand, train
 
 BATCHES = [torch.randn(16, 4) for _ in range(10)]
@@ -420,6 +420,67 @@ def test_lazy_modules_are_initialised_by_the_training_and_not_by_us():
     for step in (2, 4):
         measured = {(r.layer, r.point) for r in memory.records if r.step == step}
         assert {("2", "weight"), ("2", "output"), ("0", "input")} <= measured
+
+
+def test_lazy_modules_appear_in_the_log_with_the_first_forward(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.LazyLinear(3))
+    with svdhooks.watch(model, tmp_path, every=1, max_overhead=None) as recorder:
+        assert [layer.name for layer in recorder.layers] == ["0"]
+        model(BATCHES[0])
+        train(model, BATCHES[:3], recorder)
+    log = svdhooks.RunLog(tmp_path)
+    assert log.layers == ("0", "2")
+    assert log.spectra("0")[0].tolist() == [0, 1, 2, 3]
+    steps, sigma = log.spectra("2")
+    assert steps.tolist() == [1, 2, 3]
+    assert sigma.shape == (3, 3)
+    assert log.skipped == {}
+    assert log.meta["start_step"] == 0
+
+
+def test_a_lazy_module_that_never_is_called_costs_the_covariances_and_is_said():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.LazyLinear(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    model = Model()
+    recorder, memory = _watch(model, on_error="warn", probe=BATCHES[0])
+    optimizer = torch.optim.SGD(model.used.parameters(), lr=0.1)
+    with pytest.warns(RecordingWarning, match=r"unused is still.*\(lazy\)") as caught:
+        train(model, BATCHES[:3], recorder, optimizer)
+    assert len(caught) == 1
+    assert memory.of("covariance") == []
+    assert _steps(memory) == [0, 1, 2, 3]
+
+
+def test_a_layer_that_is_replaced_is_followed_and_this_is_said(tmp_path):
+    """Else the old weights would be recorded for ever, as if they were trained."""
+    model, memory = mlp(4, 6, 3), MemorySink()
+    with svdhooks.watch(
+        model, tmp_path, every=1, probe=BATCHES[0], max_overhead=None, sinks=[memory]
+    ) as recorder:
+        train(model, BATCHES[:2], recorder)
+        model[2] = nn.Linear(6, 8)
+        model.append(nn.Linear(8, 5))
+        with pytest.warns(RecordingWarning, match="replaced.* 0, 2, 3") as caught:
+            train(model, BATCHES[:2], recorder)
+        assert len(caught) == 1
+        expected = singular_values(model[2].weight.detach())
+        del model[3]
+        train(model, BATCHES[:1], recorder)  # said once
+    (record,) = [r for r in memory.of("weight_spectrum", "2") if r.step == 4]
+    np.testing.assert_allclose(record.spectrum, expected, rtol=1e-5)
+    assert all(r.ok for r in memory.records)
+    log = svdhooks.RunLog(tmp_path)
+    assert log.steps.tolist() == [0, 1, 2, 3, 4, 5]
+    assert log.spectra("3")[0].tolist() == [3, 4]
+    steps, sigma = log.spectra("2")
+    assert steps.tolist() == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose(sigma[4][:6], expected, rtol=1e-5)
 
 
 def test_a_model_of_everything_is_recorded_without_a_complaint():

@@ -1,0 +1,97 @@
+"""Hands the records of each step to the sinks, with what is said of the whole run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from svdhooks.layers import LayerTable, Skipped
+from svdhooks.meta import meta_record, run_record
+from svdhooks.record import Record
+from svdhooks.reports import Reporter
+from svdhooks.sinks import Sink
+
+
+class Journal:
+    """The sinks of one run.
+
+    Args:
+        sinks: Where records go.
+        settings: The recorder's configuration, for the log.
+        reporter: Where problems go.
+    """
+
+    def __init__(
+        self, sinks: Sequence[Sink], settings: Mapping[str, Any], reporter: Reporter
+    ) -> None:
+        self.sinks = tuple(sinks)
+        self._settings = settings
+        self._reporter = reporter
+        self._described: LayerTable | None = None
+
+    def write(
+        self,
+        step: int,
+        records: Sequence[Record],
+        run: Mapping[str, float | int],
+        table: LayerTable,
+        skipped_points: Callable[[], Sequence[Skipped]],
+    ) -> None:
+        """Write one step; a sink that fails does not keep the others from writing.
+
+        Args:
+            step: Optimiser updates contained in the weights.
+            records: Of layers.
+            run: Of the whole run: what the record cost, where it stands.
+            table: The layers; described in the log when they are new.
+            skipped_points: Gives the points of layers that are not measured.
+        """
+        whole = [run_record(step, run), *records]
+        if self._described is not table:
+            meta = meta_record(step, table, skipped_points(), self._settings)
+            whole.insert(0, meta)
+        self._described = table
+        for sink in self.sinks:
+            try:
+                sink.write(whole)
+            except Exception as error:  # noqa: BLE001  # a full disk must not stop training
+                self._described = None  # to be said again once writing works
+                name = type(sink).__name__
+                self._reporter.problem(
+                    f"sink {name}",
+                    f"svdhooks: {name} could not write the record of step {step} "
+                    f"({type(error).__name__}: {error}). This record is lost; training "
+                    "goes on and later records are tried again.",
+                    error,
+                )
+
+    def close(self) -> None:
+        """Close the sinks; never raises."""
+        for sink in self.sinks:
+            try:
+                sink.close()
+            except Exception as error:  # noqa: BLE001  # the run is over: say it, no more
+                name = type(sink).__name__
+                self._reporter.note(
+                    f"closing {name}", f"svdhooks: {name} could not be closed: {error}"
+                )
+
+
+def check_sinks(sinks: Sequence[Sink]) -> None:
+    """Refuse what cannot take records.
+
+    Args:
+        sinks: As given by the user.
+
+    Raises:
+        TypeError: If it is no sequence, or an entry is no sink.
+    """
+    if not isinstance(sinks, Sequence):
+        raise TypeError(
+            f"Found {type(sinks).__name__} as sinks=; expected a sequence of sinks, "
+            "such as [svdhooks.MemorySink()]."
+        )
+    for sink in sinks:
+        if not isinstance(sink, Sink) or isinstance(sink, type):
+            raise TypeError(
+                f"Found {sink!r} in sinks=; expected objects with write(records) and "
+                "close(), such as svdhooks.MemorySink()."
+            )
