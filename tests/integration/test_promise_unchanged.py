@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import remove_parametrizations
 
 import svdhooks
 from svdhooks.sinks.memory import MemorySink
 from tests.models import Everything
+
+# beartype draws from Python's random stream to choose which items it checks
+pytestmark = pytest.mark.usefixtures("as_a_user_calls")
 
 TOKENS = [torch.randint(0, 11, (6, 5)) for _ in range(12)]
 LABELS = [torch.randint(0, 3, (6,)) for _ in range(12)]
@@ -116,6 +120,7 @@ def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
 
 def test_the_model_copies_and_pickles_at_any_time(tmp_path):
     model = Everything()
+    remove_parametrizations(model.spectral, "weight")  # torch cannot pickle those
     recorder = svdhooks.watch(model, tmp_path, every=1, max_overhead=None)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for step in range(3):
