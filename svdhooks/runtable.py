@@ -211,7 +211,7 @@ class RunTable:
         if names not in self._places:
             place = {name: i for i, name in enumerate(self.layers)}
             self._places[names] = np.array([place[n] for n in names], dtype=np.intp)
-        return self._places[names] if len(names) == count else None
+        return self._places[names] if names else None
 
     @cached_property
     def _measures(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:

@@ -1,6 +1,7 @@
 """A run read back, against the records that were written."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,18 @@ def test_covariances_of_few_samples_end_in_zeros(
     assert values.shape == (3, d)
     assert np.array_equal(values[:, :found], [record.spectrum for record in written])
     assert not values[:, found:].any()
+
+
+def test_spectra_that_grow_beyond_what_was_announced_come_back(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    written = [covariance_record(step, "fc1", "output", 5 + step) for step in (0, 3)]
+    for record in written:
+        sink.write([record])
+    sink.close()
+    _, values = RunLog(tmp_path).covariance_spectra("fc1")
+    assert values.shape == (2, 8)
+    assert np.array_equal(values[0], [*written[0].spectrum, 0, 0, 0])
+    assert np.array_equal(values[1], written[1].spectrum)
 
 
 def test_a_covariance_that_failed_is_nan_throughout(tmp_path: Path) -> None:
@@ -502,6 +515,25 @@ def test_one_flipped_byte_anywhere_costs_one_record_and_no_name(tmp_path: Path) 
         assert rest.equals(whole[rest.index])
         assert log.damage["bad"] + log.damage["truncated"] == 1
         assert log.settings == {"every": 10}
+
+
+def test_values_whose_layer_table_is_lost_are_given_to_no_other_layer(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, [0, 10], ["fc1", "fc2"])
+    write_run(tmp_path, [20, 30, 40], ["fc0", "fc1", "fc2"], start_step=20)
+    path = event_files(tmp_path / "svdhooks")[1]
+    data = bytearray(path.read_bytes())
+    for found in re.finditer(b"svdhooks/meta", bytes(data)):
+        data[found.start()] ^= 1
+    path.write_bytes(data)
+    log = RunLog(tmp_path)
+    assert log.damage["bad"] == 2
+    assert log.steps.tolist() == [0, 10, 40]
+    assert log.series("fc1", "weight_stable_rank")[0].tolist() == [0, 10]
+    # spectra carry the name of their layer themselves
+    assert log.spectra("fc0")[0].tolist() == [40]
+    assert log.spectra("fc1")[0].tolist() == [0, 10, 40]
 
 
 def test_without_any_layer_table_spectra_can_still_be_read(tmp_path: Path) -> None:

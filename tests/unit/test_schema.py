@@ -30,9 +30,9 @@ def test_the_display_form_has_both_ends_and_at_most_256_points(n: int) -> None:
 @given(st.integers(1000, 60_000))
 def test_the_display_form_is_dense_in_front_and_log_spaced_behind(n: int) -> None:
     index = schema.display_index(n)
-    assert index[:30].tolist() == list(range(30))
+    assert index[:25].tolist() == list(range(25))
     gaps = np.diff(np.log(index[-60:] + 1.0))
-    assert gaps.max() < 1.3 * gaps.min()  # not equal: indices are whole
+    assert gaps.max() < 1.5 * gaps.min()  # not equal: indices are whole
 
 
 def test_a_shared_index_cannot_be_written_to() -> None:

@@ -106,6 +106,7 @@ def test_tensorboard_keeps_no_full_spectrum_in_memory(
     write_run(tmp_path, [0, 10], LAYERS, n=300)
     with load(tmp_path) as loader:
         assert loader.tensors("svdhooks_full") == {}
+        assert "svdhooks_full" not in str(list(loader.tensors("svdhooks")))
     full = [t for t in map(tags_of, events_of(tmp_path)) if "svdhooks_full" in str(t)]
     assert len(full) == 2
 
@@ -486,13 +487,17 @@ def test_a_full_disk_costs_the_records_that_did_not_fit(
 def test_a_removed_directory_comes_back_with_names_and_layout(tmp_path: Path) -> None:
     sink = TensorBoardSink(tmp_path)
     sink.write([meta_record(LAYERS), *step_records(0, LAYERS)])
+    for step in (1, 2, 3):  # until nothing is due but the records themselves
+        sink.write(step_records(step, LAYERS))
     sink.path.unlink()
     sink.directory.rmdir()
     for step in (10, 20):
         sink.write(step_records(step, LAYERS))
     sink.close()
-    assert RunLog(tmp_path).steps.tolist() == [10, 20]
-    assert RunLog(tmp_path).layers == LAYERS
+    log = RunLog(tmp_path)
+    assert log.steps.tolist() == [10, 20]
+    assert log.series("fc1", "weight_stable_rank")[0].tolist() == [10, 20]
+    assert log.settings == {"every": 10}
     assert "custom_scalars__config__" in tags_of(events_of(tmp_path)[0])
 
 
