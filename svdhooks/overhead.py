@@ -19,10 +19,12 @@ class Allowance:
     Attributes:
         stretch: It comes at this many-th due step; 1 is the next one.
         seconds: Parts are measured until this is used up; None: all of them.
+        earned: How much of these seconds the training until then brings.
     """
 
     stretch: int = 1
     seconds: float | None = None
+    earned: float = 0.0
 
 
 class OverheadGuard:
@@ -30,8 +32,9 @@ class OverheadGuard:
 
     When a record of everything would exceed that, the interval stretches, at most
     tenfold; where this does not suffice, the parts take turns, longest unmeasured
-    first. The decision is taken once per record and from numbers that can be
-    exchanged, so that several processes can agree on it.
+    first; a record for which none is cheap enough measures none. The decision is taken
+    once per record and from numbers that can be exchanged, so that several processes
+    can agree on it.
 
     Args:
         max_overhead: Largest share of the training time; None: no limit.
@@ -56,7 +59,10 @@ class OverheadGuard:
         self._waited = 0
         self._dues = 0
         self._costs: dict[Part, float] = {}
-        self._shared_cost = 0.0
+        # what no part accounts for: of every record (the log), of those that probe
+        self._record_cost = 0.0
+        self._probe_cost = 0.0
+        self._probing = False
         self._turn: dict[Part, int] = {}
         self._records = 0
 
@@ -100,35 +106,34 @@ class OverheadGuard:
             shared: Quantities which share one probe forward.
 
         Returns:
-            All parts, or those that waited longest and fit the allowance; at least
-            one, so that every record says something.
+            All parts, or those that waited longest and fit the allowance.
         """
-        if self.allowance.seconds is None:
-            return set(parts)
         shared = set(shared)
-        ordered = sorted(parts, key=lambda part: self._turn.get(part, -1))
+        chosen = set(parts)
+        if self.allowance.seconds is not None:
+            left = self.allowance.seconds - self._record_cost
+            chosen = self._affordable(parts, shared, left)
+        self._probing = any(part[0] in shared for part in chosen)
+        return chosen
+
+    def _affordable(
+        self, parts: Sequence[Part], shared: set[str], left: float
+    ) -> set[Part]:
+        """Those that waited longest and fit what is left."""
         chosen: set[Part] = set()
-        left = self.allowance.seconds
-        probing = False
-        for part in ordered:
-            first_probe = part[0] in shared and not probing
-            cost = self._cost(part, first_probe)
+        probing = saving = False
+        for part in sorted(parts, key=lambda part: self._turn.get(part, -1)):
+            probe = part[0] in shared and not probing
+            cost = self._costs.get(part, 0.0) + (self._probe_cost if probe else 0.0)
             if cost <= left:
-                probing |= first_probe
+                probing |= probe
                 chosen.add(part)
                 left -= cost
-        return chosen or self._least(ordered, shared)
-
-    def _cost(self, part: Part, with_probe: bool) -> float:
-        return self._costs.get(part, 0.0) + (self._shared_cost if with_probe else 0.0)
-
-    def _least(self, ordered: Sequence[Part], shared: set[str]) -> set[Part]:
-        """One part when none fits: the longest unmeasured of the cheap ones."""
-        costs = {part: self._cost(part, part[0] in shared) for part in ordered}
-        cheap = 2 * min(costs.values(), default=0.0)
-        return (
-            {next(part for part in ordered if costs[part] <= cheap)} if costs else set()
-        )
+            elif not saving:
+                # saved for it; else cheaper parts use up every allowance
+                saving = True
+                left = min(left, self.allowance.earned / 2)
+        return chosen
 
     def finished(self, costs: Mapping[Part, float], total: float) -> None:
         """Learn what a record cost and decide about the next.
@@ -140,22 +145,27 @@ class OverheadGuard:
         self._records += 1
         self._costs.update(costs)
         self._turn.update(dict.fromkeys(costs, self._records))
-        # what no part accounts for: the probe's forward, the log
-        self._shared_cost = max(total - sum(costs.values()), 0.0)
+        rest = max(total - sum(costs.values()), 0.0)
+        if self._probing:
+            self._probe_cost = max(rest - self._record_cost, 0.0)
+        else:
+            self._record_cost = rest
         self.allowance = self._decide()
 
     def _decide(self) -> Allowance:
         if self.max_overhead is None:
             return Allowance()
-        whole = sum(self._costs.values()) + self._shared_cost
+        whole = sum(self._costs.values()) + self._record_cost + self._probe_cost
         available = self.max_overhead * self.elapsed + CREDIT_SECONDS - self.spent
         if available >= whole:
             return Allowance()
         if self._dues == 0 or self.elapsed <= 0:
             # how long training takes is not known yet: use what is left of the credit
-            return Allowance(1, max(available, 0.0))
+            available = max(available, 0.0)
+            return Allowance(1, available, available)
         gain = self.max_overhead * self.elapsed / self._dues
         for stretch in range(1, LARGEST_STRETCH + 1):
             if available + stretch * gain >= whole:
                 return Allowance(stretch)
-        return Allowance(LARGEST_STRETCH, max(available + LARGEST_STRETCH * gain, 0.0))
+        earned = LARGEST_STRETCH * gain
+        return Allowance(LARGEST_STRETCH, max(available + earned, 0.0), earned)
