@@ -150,9 +150,7 @@ def capture_next_call(
     return model.register_forward_pre_hook(_Capture(deliver), with_kwargs=True)
 
 
-def after_each_update(
-    optimizer: Optimizer, notify: Callable[[], None]
-) -> RemovableHandle:
+def after_each_update(optimizer: Any, notify: Callable[[], None]) -> RemovableHandle:
     """Call ``notify`` after every real update of an optimiser.
 
     A step that a gradient scaler skips is no update; accumulation and learning-rate
@@ -169,10 +167,11 @@ def after_each_update(
     Raises:
         TypeError: If there is no torch optimiser to be found.
     """
-    inner: Any = optimizer
-    while not isinstance(inner, Optimizer) and hasattr(inner, "optimizer"):
+    inner = optimizer
+    # Accelerate's wrapper is an Optimizer that was never initialised as one
+    while not _has_hooks(inner) and hasattr(inner, "optimizer"):
         inner = inner.optimizer
-    if not isinstance(inner, Optimizer):
+    if not _has_hooks(inner):
         raise TypeError(
             f"Found {type(optimizer).__name__} as optimizer=; expected a "
             "torch.optim.Optimizer."
@@ -181,4 +180,11 @@ def after_each_update(
     def hook(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         notify()
 
-    return inner.register_step_post_hook(hook)
+    handle: RemovableHandle = inner.register_step_post_hook(hook)
+    return handle
+
+
+def _has_hooks(optimizer: Any) -> bool:
+    return isinstance(optimizer, Optimizer) and hasattr(
+        optimizer, "_optimizer_step_post_hooks"
+    )

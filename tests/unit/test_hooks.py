@@ -1,0 +1,226 @@
+"""Hooks see what passes, disturb nothing, and are gone afterwards."""
+
+import copy
+import pickle
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from svdhooks.hooks import after_each_update, capture_next_call, count_calls, observed
+from svdhooks.layers import Layer, PointValue, find_layers
+from tests.models import InPlace, Reused, TwoInputs, mlp
+from tests.plain import hooks_on
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _observe(model: nn.Module, *args: Tensor) -> list[tuple[str, str, Tensor]]:
+    seen: list[tuple[str, str, Tensor]] = []
+
+    def receive(layer: Layer, values: Mapping[str, PointValue]) -> None:
+        seen.extend((layer.name, p, v.tensor.clone()) for p, v in values.items())
+
+    def fail(layer: Layer, error: Exception) -> None:
+        raise error
+
+    with observed(find_layers(model).layers, receive, fail):
+        model(*args)
+    return seen
+
+
+# --- observed ------------------------------------------------------------------------------
+
+
+def test_values_are_handed_over_before_a_successor_overwrites_them():
+    model, x = InPlace(inplace=True), torch.randn(20, 7)
+    seen = {(layer, point): value for layer, point, value in _observe(model, x)}
+    torch.testing.assert_close(seen["first", "output"], model.first(x))
+    assert seen["first", "output"].min() < 0
+    assert seen["second", "input"].min() == 0
+
+
+def test_every_call_is_handed_over():
+    seen = _observe(Reused(), torch.randn(4, 5))
+    assert [name for name, point, _ in seen if point == "input"] == ["cell"] * 3 + [
+        "out"
+    ]
+
+
+def test_inside_no_graph_is_recorded_and_autocast_is_off():
+    model, dtypes = mlp(4, 4), []
+
+    def receive(layer: Layer, values: Mapping[str, PointValue]) -> None:
+        z = values["output"].tensor
+        dtypes.append((z.dtype, (z.float() @ z.float().T).dtype))
+        assert not torch.is_grad_enabled()
+
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        observed(find_layers(model).layers, receive, pytest.fail),
+    ):
+        y = model(torch.randn(3, 4))
+    assert y.requires_grad  # the model's own graph is untouched
+    assert dtypes == [(torch.bfloat16, torch.float32)]
+
+
+def test_an_error_goes_to_the_layer_and_not_to_the_model():
+    model, failed = mlp(4, 6, 3), []
+
+    def receive(layer: Layer, values: Mapping[str, PointValue]) -> None:
+        if layer.name == "0":
+            raise ValueError("no")
+
+    with observed(
+        find_layers(model).layers,
+        receive,
+        lambda layer, e: failed.append((layer.name, e)),
+    ):
+        model(torch.randn(2, 4))
+    ((name, error),) = failed
+    assert name == "0"
+    assert str(error) == "no"
+
+
+def test_hooks_are_gone_after_an_error_in_the_model():
+    model = mlp(4, 6, 3)
+    with (
+        pytest.raises(RuntimeError),
+        observed(find_layers(model).layers, _nothing, _nothing),
+    ):
+        assert hooks_on(model) == 2
+        model(torch.randn(2, 5))
+    assert hooks_on(model) == 0
+
+
+def test_several_layers_of_one_module_share_a_hook():
+    model = nn.ModuleList([nn.MultiheadAttention(4, 2)])
+    with observed(find_layers(model).layers, _nothing, _nothing):
+        assert hooks_on(model) == 1
+    assert hooks_on(model) == 0
+
+
+def test_the_users_own_hooks_stay():
+    model = mlp(4, 6, 3)
+    model[0].register_forward_hook(_nothing)
+    _observe(model, torch.randn(2, 4))
+    assert hooks_on(model) == 1
+
+
+# --- count_calls -----------------------------------------------------------------------------
+
+
+def test_calls_are_counted_per_module():
+    model = Reused()
+    with count_calls([model.cell, model.out, model.cell]) as calls:
+        model(torch.randn(2, 5))
+        model(torch.randn(2, 5))
+    assert calls == {id(model.cell): 6, id(model.out): 2}
+    assert hooks_on(model) == 0
+
+
+# --- capture_next_call -------------------------------------------------------------------------
+
+
+def test_the_first_call_in_training_mode_is_handed_over_with_its_keywords():
+    model, calls = TwoInputs(), []
+    handle = capture_next_call(model, lambda args, kwargs: calls.append((args, kwargs)))
+    a, b = torch.randn(2, 4), torch.randn(2, 5)
+    model.eval()(a, b)
+    assert calls == []
+    model.train()(a, b=b, scale=2.0)
+    model(a, b)
+    ((args, kwargs),) = calls
+    assert args[0] is a
+    assert kwargs["b"] is b
+    assert kwargs["scale"] == 2.0
+    assert hooks_on(model) == 1  # it does not remove itself
+    handle.remove()
+    assert hooks_on(model) == 0
+
+
+@pytest.mark.parametrize(
+    "double",
+    [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))],
+    ids=["deepcopy", "copy", "pickle"],
+)
+def test_copies_of_the_model_capture_nothing_and_leave_the_capture_alone(double):
+    model, calls = mlp(4, 6, 3), []
+    capture_next_call(model, lambda args, _: calls.append(args))
+    for twin in (double(model), double(double(model))):
+        if double is not copy.copy:  # a shallow copy shares the table of hooks
+            twin(torch.zeros(2, 4))
+            assert calls == []
+    x = torch.ones(3, 4)
+    model(x)
+    assert calls[0][0] is x
+
+
+def test_a_whole_model_saved_while_listening_loads_where_nothing_listens(tmp_path):
+    model = mlp(4, 6, 3)
+    capture_next_call(model, _nothing)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    torch.testing.assert_close(loaded(torch.ones(2, 4)), model(torch.ones(2, 4)))
+
+
+def test_a_captured_call_holds_nothing_afterwards():
+    class Owner:
+        def take(self, args: Any, kwargs: Any) -> None:
+            pass
+
+    model, owner = mlp(4, 4), Owner()
+    capture_next_call(model, owner.take)
+    reference = weakref.ref(owner)
+    model(torch.zeros(1, 4))
+    del owner
+    assert reference() is None
+
+
+# --- after_each_update ---------------------------------------------------------------------------
+
+
+class _Wrapper:
+    """What Lightning and Accelerate make of an optimiser."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+
+class _Uninitialised(torch.optim.Optimizer):
+    """As Accelerate's: a subclass for ``isinstance`` alone."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+
+@pytest.mark.parametrize("wrapper", [_Wrapper, _Uninitialised])
+def test_updates_are_noticed_through_wrappers_until_the_handle_is_removed(wrapper):
+    model, updates = mlp(2, 2), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = after_each_update(wrapper(wrapper(optimizer)), lambda: updates.append(1))
+    optimizer.step()
+    optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert len(updates) == 2
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.usefixtures("as_a_user_calls")
+@pytest.mark.parametrize("wrong", [None, 3, mlp(2, 2), _Wrapper(None), _Wrapper(3)])
+def test_what_is_no_optimiser_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"expected a torch\.optim\.Optimizer"):
+        after_each_update(wrong, _nothing)
+
+
+def test_the_optimiser_still_copies_and_pickles():
+    optimizer = torch.optim.Adam(mlp(2, 2).parameters())
+    after_each_update(optimizer, lambda: None)
+    copy.deepcopy(optimizer)
+    pickle.loads(pickle.dumps(optimizer))

@@ -1,0 +1,95 @@
+"""The configuration: what it defaults to, what it refuses, what it says of itself."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import svdhooks
+from svdhooks.probe import ProbeOptions
+from svdhooks.quantities import Covariance, WeightSpectrum
+from svdhooks.schedule import every
+from svdhooks.settings import Settings, make_settings
+
+NEUTRAL = {"taps": None, "observe": "probe", "alarms": None}
+
+
+def test_defaults_are_those_of_the_design():
+    settings = make_settings(None, None, None, NEUTRAL)
+    assert settings == Settings()
+    assert settings.schedule == every(100)
+    assert [q.name for q in settings.quantities] == ["weight_spectrum", "covariance"]
+    assert settings.max_overhead == 0.01
+    assert settings.on_error == "warn"
+    assert settings.probe is settings.start_step is settings.layers is None
+
+
+def test_an_interval_and_a_schedule_say_the_same():
+    assert make_settings(7, None, None, NEUTRAL) == make_settings(
+        None, every(7), None, NEUTRAL
+    )
+
+
+def test_arguments_pass_through():
+    settings = make_settings(
+        None, None, "covariance", NEUTRAL, layers="a.*", start_step=3, max_overhead=None
+    )
+    assert settings.quantities == (Covariance(),)
+    assert (settings.layers, settings.start_step) == ("a.*", 3)
+    assert settings.max_overhead is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("taps", {}), ("alarms", "collapse"), ("observe", "training")]
+)
+def test_what_this_version_cannot_do_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name}=.*not available in this version"):
+        make_settings(None, None, None, {**NEUTRAL, name: value})
+
+
+@pytest.mark.usefixtures("as_a_user_calls")
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"schedule": 100}, TypeError),
+        ({"schedule": svdhooks.schedule.Every}, TypeError),
+        ({"probe_options": None}, TypeError),
+        ({"forward": 1}, TypeError),
+        ({"max_overhead": 0}, ValueError),
+        ({"max_overhead": 1.0}, ValueError),
+        ({"max_overhead": -0.1}, ValueError),
+        ({"max_overhead": "no"}, TypeError),
+        ({"start_step": -1}, ValueError),
+        ({"start_step": True}, TypeError),
+        ({"start_step": 1.0}, TypeError),
+    ],
+)
+def test_wrong_values_are_refused_with_the_name_of_the_argument(wrong, error):
+    (name,) = wrong
+    with pytest.raises(error, match=f"{name}=|schedule"):
+        Settings(**wrong)
+
+
+def test_the_description_goes_into_json_whatever_was_given():
+    settings = make_settings(
+        None,
+        svdhooks.any_of(every(10), svdhooks.at(3)),
+        [WeightSpectrum(), Covariance(schedule=svdhooks.log_spaced())],
+        NEUTRAL,
+        layers=[nn.Linear, lambda name, module: True],
+        probe=torch.zeros(3),
+        probe_options=ProbeOptions(mask=lambda b: b, samples="last"),
+        forward=lambda model, batch: None,
+        start_step=4,
+    )
+    described = json.loads(json.dumps(settings.describe()))
+    assert described["schedule"] == "every 10 steps or at 3"
+    assert described["quantities"][1] == {
+        "name": "covariance",
+        "schedule": "10 steps per decade from 1",
+    }
+    assert described["samples"] == "last"
+    assert described["start_step"] == 4
+    assert described["max_overhead"] == 0.01
+    assert "Linear" in described["layers"]
