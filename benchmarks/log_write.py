@@ -1,6 +1,6 @@
 """What writing one record costs: our event file against SummaryWriter.
 
-Usage: python benchmarks/log_write.py [--rounds 200]
+Usage: python benchmarks/log_write.py [--rounds 30]
 """
 
 import argparse
