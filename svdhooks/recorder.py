@@ -64,6 +64,7 @@ class Recorder:
             distributed.is_initialized() and distributed.get_rank() > 0
         )
         self._reporter = Reporter(settings.on_error)
+        self._clock = clock
         self._guard = OverheadGuard(settings.max_overhead, clock)
         table = find_layers(model, settings.layers)
         self._called = model
@@ -223,7 +224,7 @@ class Recorder:
         first: bool,
     ) -> None:
         self._synchronise()
-        spent = self._guard.spent
+        begun, spent = self._clock(), self._guard.spent
         with self._guard.timed():
             reference = self._usable_reference(due, first)
             parts = self._measurer.parts(due, reference is not None)
@@ -232,7 +233,15 @@ class Recorder:
             measured = self._measurer.measure(step, due, chosen, reference)
             for record in measured.records:
                 self.last[record.layer, record.point] = record
-            self._write(step, measured, context, len(parts))
+            run = {
+                **context,
+                **self._times(begun, first),
+                "parts_measured": len({
+                    (r.quantity, r.layer) for r in measured.records
+                }),
+                "parts_total": len(parts),
+            }
+            self._write(step, measured, run)
             if reference is not None and not self._stored_probe:
                 self._stored_probe = True
                 self._reference.store()
@@ -241,24 +250,23 @@ class Recorder:
         if allowance.stretch > 1 or allowance.seconds is not None:
             advice.stretched(self._reporter, self.settings.max_overhead)
 
-    def _write(
-        self,
-        step: int,
-        measured: Measured,
-        context: Mapping[str, float | int],
-        parts: int,
-    ) -> None:
-        guard = self._guard
-        run = {
-            **context,
-            "seconds": sum(record.seconds for record in measured.records),
-            "spent": guard.spent,
-            "elapsed": guard.elapsed,
-            "overhead": guard.overhead,
+    def _times(self, begun: float, first: bool) -> dict[str, float]:
+        """What this record cost up to now, and all of them together."""
+        guard, seconds = self._guard, self._clock() - begun
+        # what this record takes is ours, and before the first there is no training
+        elapsed = 0.0 if first else max(guard.elapsed - seconds, 0.0)
+        spent = guard.spent + seconds
+        return {
+            "seconds": seconds,
+            "spent": spent,
+            "elapsed": elapsed,
+            "overhead": spent / elapsed if elapsed > 0 else 0.0,
             "interval_stretch": guard.allowance.stretch,
-            "parts_measured": len({(r.quantity, r.layer) for r in measured.records}),
-            "parts_total": parts,
         }
+
+    def _write(
+        self, step: int, measured: Measured, run: Mapping[str, float | int]
+    ) -> None:
         if self._journal is not None:
             measurer, quantities = self._measurer, self.settings.quantities
             skipped = functools.partial(measurer.skipped_points, quantities)

@@ -109,12 +109,12 @@ class ReferenceKeeper:
             if path.exists() and self._stored_digest() == digest:
                 return
             path.unlink(missing_ok=True)  # of another batch
+            (self._directory / HASH_FILE).write_text(digest + "\n")
             if (
                 self._options.keep == "batch"
                 and self.batch.nbytes <= self._options.max_bytes
             ):
                 self.batch.save(path)
-            (self._directory / HASH_FILE).write_text(digest + "\n")
         except Exception as error:  # noqa: BLE001  # storing may fail, training may not
             self._reporter.problem(
                 "probe file",
