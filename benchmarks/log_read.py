@@ -16,7 +16,7 @@ from log_write import LAYERS, plain_event, step_records
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.compat.proto.event_pb2 import Event
 
-from svdhooks.eventfile import event_files, masked_crc
+from svdhooks.eventfile.writer import event_files, masked_crc
 from svdhooks.runlog import RunLog
 from svdhooks.sinks.tensorboard import TensorBoardSink
 

@@ -13,8 +13,8 @@ import torch
 from _bench import show, side_by_side
 from torch.utils.tensorboard import SummaryWriter
 
-from svdhooks.eventfile import EventFileWriter
-from svdhooks.eventvalues import scalar, tensor
+from svdhooks.eventfile.values import scalar, tensor
+from svdhooks.eventfile.writer import EventFileWriter
 from svdhooks.record import Record
 from svdhooks.sinks.tensorboard import TensorBoardSink
 

@@ -11,7 +11,7 @@ x coordinate differs from the step. Tags:
                                             costs no names)
 ``svdhooks/record``                         JSON: what is said of this record (status,
                                             method, marks, seconds, overhead); see
-                                            `svdhooks.notes`
+                                            `svdhooks.runlog.notes`
 ``svdhooks/weight/<layer>``                 float32 ``[k]``, display form of the
                                             singular values
 ``svdhooks/input/<layer>``, ``…/output``    the same of covariance eigenvalues

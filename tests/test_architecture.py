@@ -135,11 +135,11 @@ def test_each_heavy_dependency_enters_through_its_doors():
         "lightning.py"
     }
     assert _importers("tensorboard") <= {
-        "eventfile.py",
-        "eventread.py",
-        "eventvalues.py",
+        "eventfile/writer.py",
+        "eventfile/reader.py",
+        "eventfile/values.py",
     }
-    assert _importers("pandas") <= {"runframe.py"}
+    assert _importers("pandas") <= {"runlog/frame.py"}
     assert all(p.startswith("cli/") for p in _importers("typer", "rich", "click"))
     assert all(p.startswith("experiments/") for p in _importers("sklearn"))
     assert _importers("transformers", "matplotlib") == set()
@@ -149,19 +149,19 @@ def test_the_read_side_never_imports_torch():
     read = {
         "record.py",
         "schema.py",
-        "eventfile.py",
-        "eventread.py",
-        "eventvalues.py",
-        "notes.py",
-        "runlog.py",
-        "runtable.py",
-        "runspectra.py",
-        "runscalars.py",
-        "runfind.py",
-        "runframe.py",
-        "tagstore.py",
-        "tagrows.py",
-        "wire.py",
+        "eventfile/writer.py",
+        "eventfile/reader.py",
+        "eventfile/values.py",
+        "runlog/notes.py",
+        "runlog/log.py",
+        "runlog/table.py",
+        "runlog/spectra.py",
+        "runlog/scalars.py",
+        "runlog/find.py",
+        "runlog/frame.py",
+        "runlog/tagstore.py",
+        "runlog/tagrows.py",
+        "eventfile/wire.py",
         "schedule.py",
         "cli/read.py",
         "cli/__init__.py",

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks import eventvalues, notes, schema
-from svdhooks.notes import Entry
+from svdhooks import schema
+from svdhooks.eventfile import values as eventvalues
 from svdhooks.record import Record
+from svdhooks.runlog import notes
+from svdhooks.runlog.notes import Entry
 
 
 class LayerTable:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from svdhooks import eventvalues, schema
-from svdhooks.eventvalues import Chart
+from svdhooks import schema
+from svdhooks.eventfile import values as eventvalues
+from svdhooks.eventfile.values import Chart
 from svdhooks.record import Record
 from svdhooks.sinks._step import StepTable, point_of
 

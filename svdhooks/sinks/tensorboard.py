@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from svdhooks import eventvalues, schema
-from svdhooks.eventfile import EventFileWriter, event_files
+from svdhooks import schema
+from svdhooks.eventfile import values as eventvalues
+from svdhooks.eventfile.writer import EventFileWriter, event_files
 from svdhooks.record import Record
-from svdhooks.runspectra import pad
+from svdhooks.runlog.spectra import pad
+from svdhooks.runlog.tagstore import TagStore
 from svdhooks.sinks import _stock
 from svdhooks.sinks._step import LayerTable, StepTable, point_of, to_float32
-from svdhooks.tagstore import TagStore
 
 _logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import svdhooks
-from svdhooks import eventfile, linalg
+from svdhooks import linalg
+from svdhooks.eventfile import writer as eventfile
 from svdhooks.layers import Layer, PointValue
 from svdhooks.quantities.protocols import PointObserver, ProbeContext
 from svdhooks.record import Record

@@ -18,9 +18,10 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
-from svdhooks import eventfile, schema
-from svdhooks.eventfile import event_files, frame
-from svdhooks.eventread import read_events
+from svdhooks import schema
+from svdhooks.eventfile import writer as eventfile
+from svdhooks.eventfile.reader import read_events
+from svdhooks.eventfile.writer import event_files, frame
 from svdhooks.record import Record
 from svdhooks.runlog import RunLog
 from svdhooks.sinks import Sink

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tensorboard.compat.proto import summary_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from svdhooks.eventfile import EventFileWriter
-from svdhooks.eventvalues import scalar, tensor, text
-from svdhooks.tagstore import TagStore
+from svdhooks.eventfile.values import scalar, tensor, text
+from svdhooks.eventfile.writer import EventFileWriter
+from svdhooks.runlog.tagstore import TagStore
 
 
 def read(directory: Path) -> TagStore:
@@ -194,7 +194,7 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_passed_over(
     writer.close()
     gone = tmp_path / "events.out.tfevents.0000000001.gone"
     monkeypatch.setattr(
-        "svdhooks.tagstore.event_files", lambda directory: [gone, writer.path]
+        "svdhooks.runlog.tagstore.event_files", lambda directory: [gone, writer.path]
     )
     assert columns(read(tmp_path)) == {"a": [(0, 1.0)]}
 

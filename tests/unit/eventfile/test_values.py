@@ -13,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from svdhooks.eventvalues import (
+from svdhooks.eventfile.values import (
     Chart,
     histogram,
     layout,
@@ -22,7 +22,7 @@ from svdhooks.eventvalues import (
     tensor,
     text,
 )
-from svdhooks.wire import varint
+from svdhooks.eventfile.wire import varint
 
 TAGS = st.text(min_size=1, max_size=200)
 

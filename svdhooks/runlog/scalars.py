@@ -5,7 +5,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.tagstore import TagStore
+from svdhooks.runlog.tagstore import TagStore
 
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Steps ``(T,)`` and values ``(T,)``."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto import types_pb2
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from svdhooks.eventfile import FOOTER_SIZE, HEADER_SIZE, masked_crc
+from svdhooks.eventfile.writer import FOOTER_SIZE, HEADER_SIZE, masked_crc
 
 STRING: int = types_pb2.DT_STRING
 """A tensor's type, if it holds strings."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svdhooks import notes
-from svdhooks.notes import Entry
+from svdhooks.runlog import notes
+from svdhooks.runlog.notes import Entry
 
 LAYERS = ["fc1", "fc2", "head"]
 WORDS = st.text(alphabet=st.characters(exclude_categories=["Z", "C"]), min_size=1)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.eventfile import event_files
-from svdhooks.eventread import EventReader, starts_session
-from svdhooks.tagrows import Row, TagGroup
+from svdhooks.eventfile.reader import EventReader, starts_session
+from svdhooks.eventfile.writer import event_files
+from svdhooks.runlog.tagrows import Row, TagGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.runtable import RunTable
+from svdhooks.runlog.table import RunTable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks import schema
-from svdhooks.tagstore import Column, TagStore
+from svdhooks.runlog.tagstore import Column, TagStore
 
 
 @dataclass(frozen=True, slots=True)

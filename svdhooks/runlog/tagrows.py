@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.eventread import NUMBERS, STRING
+from svdhooks.eventfile.reader import NUMBERS, STRING
 
 
 @dataclass(frozen=True, slots=True)

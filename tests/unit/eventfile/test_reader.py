@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing import event_file_loader
 from torch.utils.tensorboard import SummaryWriter
 
-from svdhooks.eventfile import EventFileWriter, event_files, frame, masked_crc
-from svdhooks.eventread import EventReader, _headers, read_events
-from svdhooks.eventvalues import scalar, tensor
+from svdhooks.eventfile.reader import EventReader, _headers, read_events
+from svdhooks.eventfile.values import scalar, tensor
+from svdhooks.eventfile.writer import EventFileWriter, event_files, frame, masked_crc
 
 SOUND = {"bad": 0, "resynced": 0, "truncated": 0}
 

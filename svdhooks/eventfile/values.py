@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto import summary_pb2, types_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from svdhooks.eventfile.wire import delimited, varint
 from svdhooks.schema import PLUGIN, PLUGIN_FULL
-from svdhooks.wire import delimited, varint
 
 LAYOUT_TAG = "custom_scalars__config__"
 HISTOGRAM_BUCKETS = 64

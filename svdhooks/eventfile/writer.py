@@ -21,7 +21,7 @@ from typing import Any
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from svdhooks.wire import varint
+from svdhooks.eventfile.wire import varint
 
 HEADER_SIZE = 12
 """Bytes before the payload: its length and the checksum of the length."""
@@ -119,7 +119,7 @@ class EventFileWriter:
 
         Args:
             step: The step of the Event.
-            values: As made by ``svdhooks.eventvalues``.
+            values: As made by ``svdhooks.eventfile.values``.
             wall_time: Seconds since 1970; None: now.
 
         Raises:

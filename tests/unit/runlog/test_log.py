@@ -12,8 +12,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from svdhooks import schema
-from svdhooks.eventfile import EventFileWriter, event_files
-from svdhooks.eventvalues import scalar, tensor, text
+from svdhooks.eventfile.values import scalar, tensor, text
+from svdhooks.eventfile.writer import EventFileWriter, event_files
 from svdhooks.record import Record
 from svdhooks.runlog import RunLog, runs
 from svdhooks.sinks.tensorboard import TensorBoardSink
@@ -574,7 +574,7 @@ def test_nothing_is_read_before_it_is_asked_for(
     def refuse(*args: object) -> None:
         raise RuntimeError("a file was read")
 
-    monkeypatch.setattr("svdhooks.tagstore.EventReader.payloads", refuse)
+    monkeypatch.setattr("svdhooks.runlog.tagstore.EventReader.payloads", refuse)
     log = RunLog(log_dir)
     assert log.name == "exp1"
     with pytest.raises(RuntimeError, match="a file was read"):

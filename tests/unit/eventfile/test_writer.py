@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from svdhooks import eventfile
-from svdhooks.eventfile import EventFileWriter, event_files, frame, masked_crc
-from svdhooks.eventread import read_events
-from svdhooks.eventvalues import scalar, tensor
+from svdhooks.eventfile import writer as eventfile
+from svdhooks.eventfile.reader import read_events
+from svdhooks.eventfile.values import scalar, tensor
+from svdhooks.eventfile.writer import EventFileWriter, event_files, frame, masked_crc
 from tests.logs import largest_file
 
 

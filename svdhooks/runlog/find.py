@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from svdhooks.eventfile import event_files
+from svdhooks.eventfile.writer import event_files
 from svdhooks.schema import SUBDIRECTORY
 
 _NAMED = 5

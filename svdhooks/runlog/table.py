@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks import notes, schema
-from svdhooks.notes import Entry, Note
-from svdhooks.runscalars import Series
-from svdhooks.tagstore import TagStore
+from svdhooks import schema
+from svdhooks.runlog import notes
+from svdhooks.runlog.notes import Entry, Note
+from svdhooks.runlog.scalars import Series
+from svdhooks.runlog.tagstore import TagStore
 
 
 class RunTable:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks import schema
-from svdhooks.notes import Entry, Note
-from svdhooks.runfind import find_run, find_runs, no_records
-from svdhooks.runframe import to_frame
-from svdhooks.runscalars import LoggedScalars, Series, latest_before, scalar_series
-from svdhooks.runspectra import Spectra, find_spectra
-from svdhooks.runtable import RunTable, check_known
-from svdhooks.tagstore import TagStore
+from svdhooks.runlog.find import find_run, find_runs, no_records
+from svdhooks.runlog.frame import to_frame
+from svdhooks.runlog.notes import Entry, Note
+from svdhooks.runlog.scalars import LoggedScalars, Series, latest_before, scalar_series
+from svdhooks.runlog.spectra import Spectra, find_spectra
+from svdhooks.runlog.table import RunTable, check_known
+from svdhooks.runlog.tagstore import TagStore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,5 @@
+"""What was recorded, read back: one run, or all runs below a directory."""
+
+from svdhooks.runlog.log import RunLog, runs
+
+__all__ = ["RunLog", "runs"]
