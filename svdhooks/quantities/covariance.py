@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from svdhooks import linalg
 from svdhooks.layers import Layer, PointValue, samples_of
+from svdhooks.quantities.again import SeenTensors
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.quantities.values import NON_FINITE, pack, unknown
 from svdhooks.record import OK, Record
@@ -124,8 +124,7 @@ class CovarianceObserver:
         self._dtypes: dict[tuple[str, str], torch.dtype] = {}
         self._seconds: dict[tuple[str, str], float] = {}
         self._done: dict[tuple[str, str], Record] = {}
-        # the last tensors solved alone: q, k and v share their input
-        self._recent: list[tuple[Tensor, int, Record]] = []
+        self._solved = SeenTensors()
 
     def receive(self, layer: Layer, values: Mapping[str, PointValue]) -> None:
         """Take in what one call of a layer's module showed.
@@ -145,12 +144,15 @@ class CovarianceObserver:
                 self._too_many(key, calls)
                 continue
             alone = expected == calls == 1
-            if not (alone and self._reuse(key, value)):
+            seen = self._solved.recall(value) if alone else None
+            if seen is not None:
+                self._done[key] = replace(seen, layer=layer.name, point=point)
+            else:
                 self._add(key, layer, value)
                 if calls == expected:
                     self._solve(key)
                     if alone:
-                        self._remember(value, key)
+                        self._solved.keep(value, self._done[key])
             spent = time.perf_counter() - begun
             self._seconds[key] = self._seconds.get(key, 0.0) + spent
 
@@ -165,21 +167,6 @@ class CovarianceObserver:
             self._open[key] = linalg.CovarianceAccumulator(features)
         self._open[key].update(samples)
         self._dtypes[key] = samples.dtype
-
-    def _reuse(self, key: tuple[str, str], value: PointValue) -> bool:
-        """Whether this very tensor was just solved; then its values are taken."""
-        for tensor, version, record in self._recent:
-            same = tensor is value.tensor and tensor._version == version
-            if same and value.feature_axis == -1:
-                self._done[key] = replace(record, layer=key[0], point=key[1])
-                return True
-        return False
-
-    def _remember(self, value: PointValue, key: tuple[str, str]) -> None:
-        record = self._done[key]
-        if record.ok and value.feature_axis == -1 and not value.tensor.is_inference():
-            entry = (value.tensor, value.tensor._version, record)
-            self._recent = [*self._recent[-1:], entry]
 
     def _too_many(self, key: tuple[str, str], calls: int) -> None:
         self._done[key] = replace(
@@ -207,7 +194,6 @@ class CovarianceObserver:
                 self._solve(key)
             except Exception as error:  # noqa: BLE001  # that of one point, not of all
                 self._done[key] = self._unknown(key, status_of(error))
-        self._recent.clear()
         return [
             replace(
                 self._done.get(key) or self._unknown(key, "not called in the probe"),

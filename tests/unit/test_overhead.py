@@ -124,7 +124,7 @@ def test_cheap_parts_leave_something_for_the_costly_ones(shared_names):
 
 
 def test_what_a_probe_costs_is_remembered_when_a_record_makes_none():
-    guard, clock = _guard()
+    guard, _ = _guard()
     guard.allowance = Allowance(1, 10.0)
     for parts, total in (([("w", "a")], 0.2), ([("w", "a"), ("cov", "a")], 1.2)):
         guard.choose(parts, ["cov"])
