@@ -266,18 +266,20 @@ def covariance_measures(
     Returns:
         Measure -> value; the noise floor is in units of the eigenvalues.
     """
-    count = accumulator.count
+    count, mean_norm = accumulator.count, accumulator.mean_norm
+    variance = float(eigenvalues.sum())
     ranks = linalg.measures(
         # of the centred samples over √N, as rounding errors are of the samples
         np.sqrt(eigenvalues),
         shape=(count, features),
         dtype=dtype,
-        uncentred_norm=accumulator.uncentred_norm / max(count, 1) ** 0.5,
+        # the trace of E[xxᴴ]; from the samples it would take another pass over them
+        uncentred_norm=(variance + mean_norm**2) ** 0.5,
     )
     own = {
-        "total_variance": float(eigenvalues.sum()),
+        "total_variance": variance,
         "largest_eigenvalue": float(eigenvalues[0]) if eigenvalues.size else 0.0,
-        "mean_norm": accumulator.mean_norm,
+        "mean_norm": mean_norm,
         "count": float(count),
         "rank_limit": float(max(min(count - 1, features), 0)),
         "noise_floor": ranks["noise_floor"] ** 2,
