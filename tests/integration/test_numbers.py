@@ -270,6 +270,58 @@ def test_reading_a_spectrally_normalised_weight_moves_nothing():
     )
 
 
+def _nothing(weight: Tensor) -> None:
+    pass
+
+
+CHANGES = {
+    "an update": lambda w: w.mul_(1.5),
+    "through .data": lambda w: w.data.mul_(1.5),
+    "through numpy": lambda w: np.multiply(w.numpy(), 1.5, out=w.numpy()),
+    "through a view": lambda w: w.view(-1)[3:5].mul_(3.0),
+    "one element, not first": lambda w: w.data[-1, -1].add_(0.5),
+    "another memory": lambda w: setattr(w, "data", w.data * 1.5),
+    "signs alone": lambda w: w.data[0].neg_(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("quiet", [0, 1, 2, 3])
+def test_a_weight_that_rests_and_then_changes_is_read_anew(change, quiet):
+    """Whatever is remembered of a weight must notice every way to write to it."""
+    model, memory = nn.Sequential(nn.Linear(6, 5)), MemorySink()
+    model.requires_grad_(False)
+    recorder = svdhooks.watch(model, None, every=1, sinks=[memory], on_error="raise")
+    weight, expected = model[0].weight.detach(), []
+    for act in (
+        [_nothing] * quiet + [CHANGES[change]] * 2 + [_nothing] + [CHANGES[change]]
+    ):
+        expected.append(singular_values(model[0].weight.clone()))
+        if change == "another memory":
+            act(model[0].weight)
+        else:
+            act(weight)
+        recorder.step()
+    expected.append(singular_values(model[0].weight.clone()))
+    records = memory.of("weight_spectrum")
+    assert [r.step for r in records] == list(range(len(expected)))
+    for record, sigma in zip(records, expected, strict=True):
+        _close(record.spectrum, sigma)
+
+
+def test_frozen_layers_are_recorded_at_every_step_all_the_same(tmp_path):
+    model = mlp(4, 6, 6, 3)
+    model[2].requires_grad_(False)
+    with svdhooks.watch(model, tmp_path, every=1, max_overhead=None) as recorder:
+        train(model, [torch.randn(8, 4)] * 4, recorder)
+    log = svdhooks.RunLog(tmp_path)
+    for layer in ("0", "2"):
+        steps, sigma = log.spectra(layer)
+        assert steps.tolist() == [0, 1, 2, 3, 4]
+        moved = np.abs(np.diff(sigma, axis=0)).max()
+        assert (moved == 0) == (layer == "2")
+
+
 # --- few samples, many features, large means -----------------------------------------------
 
 
