@@ -22,6 +22,7 @@ x coordinate differs from the step. Tags:
 ``svd_<point>_<field>/<layer>``             stock scalars
 ``svd_summary/<point>_<field>_<statistic>`` stock scalars: min, p10, median, p90 over
                                             layers
+``svd_summary/overhead``                    stock scalar: share of the training time
 ``svd_spectrum/<layer>``                    stock histogram: index -> singular value
 ==========================================  ========================================
 
@@ -49,6 +50,7 @@ PLUGIN_FULL = "svdhooks_full"
 SUBDIRECTORY = "svdhooks"
 
 META_TAG = "svdhooks/meta"
+OVERHEAD_TAG = "svd_summary/overhead"
 RECORD_TAG = "svdhooks/record"
 ALARM_TAG = "svdhooks/alarm"
 MEASURE_PREFIX = "svdhooks/measure/"

@@ -33,7 +33,7 @@ def layer_scalars(records: Sequence[Record]) -> list[bytes]:
 
 
 def statistics(table: StepTable) -> list[bytes]:
-    """The headline measures' statistics over layers.
+    """The headline measures' statistics over layers, and the share of time spent.
 
     Args:
         table: What the step measured.
@@ -41,7 +41,10 @@ def statistics(table: StepTable) -> list[bytes]:
     Returns:
         Values of a Summary. Layers whose measure is not finite do not count.
     """
-    found = []
+    overhead = table.run.get("overhead")
+    found = (
+        [] if overhead is None else [eventvalues.scalar(schema.OVERHEAD_TAG, overhead)]
+    )
     for point, field in schema.HEADLINES:
         values = np.array(table.measure(point, field), dtype=np.float64)
         finite = values[np.isfinite(values)]

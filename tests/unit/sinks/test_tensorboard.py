@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
@@ -594,3 +595,21 @@ def test_the_layout_s_patterns_match_the_tags(tmp_path: Path) -> None:
             for pattern in chart.multiline.tag:
                 matched = [t for t in tags_of(event) if re.match(pattern, t)]
                 assert len(matched) == len(LAYERS), pattern
+
+
+def test_the_share_of_time_is_a_curve_of_its_own(tmp_path):
+    sink = TensorBoardSink(tmp_path)
+    for step, overhead in ((0, 0.0), (5, 0.25)):
+        run = Record(step, "", "run", {"overhead": np.asarray(overhead)})
+        weight = Record(
+            step,
+            "fc",
+            "weight_spectrum",
+            {"spectrum": np.ones(3, np.float32), "stable_rank": np.asarray(3.0)},
+            point="weight",
+        )
+        sink.write([run, weight])
+    sink.close()
+    events = EventAccumulator(str(tmp_path / "svdhooks")).Reload()
+    curve = [(e.step, e.value) for e in events.Scalars("svd_summary/overhead")]
+    assert curve == [(0, 0.0), (5, 0.25)]
