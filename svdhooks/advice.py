@@ -65,6 +65,21 @@ def changed(reporter: Reporter, names: Sequence[str]) -> None:
     )
 
 
+def no_number(reporter: Reporter, name: str, value: object) -> None:
+    """Say that something given with a step cannot be stored.
+
+    Args:
+        reporter: Says it.
+        name: Its name in ``context``.
+        value: Its value.
+    """
+    reporter.note(
+        f"context {name}",
+        f"svdhooks: context={{{name!r}: …}} is not stored: found "
+        f"{type(value).__name__}, expected a number.",
+    )
+
+
 def stretched(reporter: Reporter, max_overhead: float | None) -> None:
     """Say that records become rarer.
 

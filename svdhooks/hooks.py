@@ -154,7 +154,9 @@ def after_each_update(optimizer: Any, notify: Callable[[], None]) -> RemovableHa
     """Call ``notify`` after every real update of an optimiser.
 
     A step that a gradient scaler skips is no update; accumulation and learning-rate
-    schedulers do not disturb the count.
+    schedulers do not disturb the count. Limit: a fused optimiser under a gradient
+    scaler decides on the device whether to skip; its skipped steps are counted, since
+    asking would make the host wait for the device at every step.
 
     Args:
         optimizer: A torch optimiser; wrappers that keep one in ``.optimizer``

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
@@ -60,13 +60,18 @@ def private(value: Any) -> Any:
     """A copy that later changes in the training loop do not reach.
 
     Args:
-        value: A batch; objects of other classes in it are copied deeply.
+        value: A batch; objects of other classes in it are copied deeply, modules
+            (a teacher that is passed along) are not.
 
     Returns:
         The copy; its tensors belong to no graph and are no inference tensors.
     """
     with torch.inference_mode(False), torch.no_grad():
-        return map_tensors(lambda t: t.detach().clone(), value, copy.deepcopy)
+        return map_tensors(lambda t: t.detach().clone(), value, _copied)
+
+
+def _copied(value: Any) -> Any:
+    return value if isinstance(value, nn.Module) else copy.deepcopy(value)
 
 
 def with_data(value: Any) -> Any:

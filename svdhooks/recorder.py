@@ -1,6 +1,7 @@
 """The conductor: decides when, measures what is due, hands records to sinks."""
 
 import functools
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -161,7 +162,8 @@ class Recorder:
 
         Args:
             batch: A training batch, to be the reference if none is known.
-            step: The number of updates so far; None: one more than before.
+            step: The number of updates so far, a whole number; None: one more than
+                before.
             context: What else to store with a record: ``logged_step`` (the logger's
                 x coordinate, if it is not the step), ``epoch``, ``batch_idx``.
 
@@ -178,7 +180,7 @@ class Recorder:
             self._reference.offer(batch)
         self._reference.stop_listening()
         if step is not None:
-            self._step = step
+            self._step = operator.index(step)
         elif not self._counted_by_optimizer:
             self._step += 1
         return self._advance(self._step, context or {})
@@ -234,7 +236,7 @@ class Recorder:
             for record in measured.records:
                 self.last[record.layer, record.point] = record
             run = {
-                **context,
+                **self._numbers(context),
                 **self._times(begun, first),
                 "parts_measured": len({
                     (r.quantity, r.layer) for r in measured.records
@@ -249,6 +251,16 @@ class Recorder:
         allowance = self._guard.allowance
         if allowance.stretch > 1 or allowance.seconds is not None:
             advice.stretched(self._reporter, self.settings.max_overhead)
+
+    def _numbers(self, context: Mapping[str, Any]) -> dict[str, float | int]:
+        """What of the context can be stored."""
+        numbers = {}
+        for name, value in context.items():
+            try:
+                numbers[name] = value if isinstance(value, int) else float(value)
+            except (TypeError, ValueError):
+                advice.no_number(self._reporter, name, value)
+        return numbers
 
     def _times(self, begun: float, first: bool) -> dict[str, float]:
         """What this record cost up to now, and all of them together."""

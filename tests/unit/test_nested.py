@@ -55,6 +55,11 @@ def test_a_private_copy_is_reached_from_neither_side():
     torch.testing.assert_close(mine["graph"].nodes, A)
 
 
+def test_a_module_in_a_batch_is_not_copied():
+    teacher = torch.nn.Linear(2, 2)
+    assert private((A, teacher))[1] is teacher
+
+
 def test_a_copy_of_inference_tensors_can_be_trained_on():
     with torch.inference_mode():
         mine = private((torch.ones(2),))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -75,6 +76,36 @@ def test_steps_are_counted_by_calls():
     for expected in range(1, 4):
         assert recorder.step()
         assert recorder.steps == expected
+
+
+@pytest.mark.usefixtures("as_a_user_calls")
+@pytest.mark.parametrize("step", [5, np.int64(5), torch.tensor(5)])
+def test_a_told_step_may_be_any_whole_number(step):
+    recorder, memory = _recorder()
+    recorder.step(step=step)
+    assert type(recorder.steps) is int
+    assert recorder.steps == memory.of("run")[-1].step == int(step)
+
+
+@pytest.mark.usefixtures("as_a_user_calls")
+@pytest.mark.parametrize("step", [5.0, "5", torch.tensor(5.0)])
+def test_a_told_step_that_is_no_whole_number_is_an_error_of_the_caller(step):
+    recorder, _ = _recorder()
+    with pytest.raises(TypeError, match="integer"):
+        recorder.step(step=step)
+    assert recorder.steps == 0
+
+
+@pytest.mark.usefixtures("as_a_user_calls")
+def test_what_is_no_number_in_the_context_costs_nothing_else():
+    recorder, memory = _recorder(probe=X)
+    with pytest.warns(RecordingWarning, match="'stage'.*found str") as caught:
+        recorder.step(context={"stage": "warm-up", "epoch": torch.tensor(3)})
+    assert len(caught) == 1
+    recorder.step(context={"stage": "training"})
+    assert [r.step for r in memory.of("run")] == [0, 1, 2]
+    assert _run(memory, "epoch") == [3.0]
+    assert _run(memory, "stage") == []
 
 
 def test_a_resumed_run_counts_on():
