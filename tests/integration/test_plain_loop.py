@@ -377,6 +377,29 @@ def test_wrappers_are_looked_through(wrap, given):
     assert hooks_on(model) == hooks_on(wrapped) == 0
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("given", [True, False])
+def test_a_model_in_ddp_is_looked_through(given, tmp_path):
+    distributed = torch.distributed
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1
+    )
+    try:
+        model = mlp(4, 6, 3)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        probe = BATCHES[0] if given else None
+        recorder, memory = _watch(wrapped, every=2, probe=probe)
+        assert [layer.name for layer in recorder.layers] == ["0", "2"]
+        train(wrapped, BATCHES[:4], recorder)
+        assert _steps(memory, "covariance") == ([0, 2, 4] if given else [2, 4])
+        by_hand = covariance_eigenvalues(
+            points_by_hand(model, BATCHES[0])["0", "output"]
+        )
+        np.testing.assert_allclose(_output(memory, 4), by_hand, rtol=1e-4, atol=1e-6)
+    finally:
+        distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_compiled_model_is_not_compiled_again(given):
     graphs = []
