@@ -28,7 +28,7 @@ def no_forward(reporter: Reporter, name: str) -> None:
         name: The model's class.
     """
     reporter.note(
-        "no forward",
+        "no probe",  # the same subject: one reason is enough
         f"svdhooks: {name} defines no forward(), so the training batch cannot be used as "
         "the reference and only weights are recorded. Pass forward=lambda module, batch: "
         "module.net(batch[0]), or whatever calls your network.",
