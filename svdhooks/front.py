@@ -74,6 +74,11 @@ def watch(
         TypeError: If an argument is of a wrong kind.
         OSError: If ``log_dir`` cannot be written or already holds records.
     """
+    if log_dir is None and not sinks:
+        raise ValueError(
+            "Found log_dir=None and no sinks: nothing would be kept. Expected a "
+            "log_dir, or sinks=[svdhooks.MemorySink()]."
+        )
     settings = make_settings(
         every,
         schedule,

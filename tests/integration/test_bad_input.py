@@ -336,3 +336,8 @@ def test_a_batch_without_data_is_told_once_and_training_goes_on(batch):
     messages = [str(w.message) for w in caught]
     assert sum("holds no data" in m for m in messages) == 1
     assert [r.step for r in memory.of("weight_spectrum", "0")] == [0, 1, 2]
+
+
+def test_records_that_would_go_nowhere_are_refused():
+    with pytest.raises(ValueError, match=r"MemorySink"):
+        svdhooks.watch(mlp(2, 2), None)

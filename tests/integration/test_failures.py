@@ -392,7 +392,9 @@ def test_an_interrupt_during_a_probe_leaves_the_model_clean():
     model = mlp(4, 6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
-        with svdhooks.watch(model, None, every=1, probe=X, optimizer=optimizer):
+        with svdhooks.watch(
+            model, None, sinks=[MemorySink()], every=1, probe=X, optimizer=optimizer
+        ):
             model[1].register_forward_hook(_interrupt)
             optimizer.step()
     assert model.training
