@@ -1,7 +1,7 @@
 """One record: every due quantity on every chosen layer, errors turned to statuses."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -46,6 +46,8 @@ class Measurer:
         options: How the reference batch is read.
         forward: How to call the model; None: ``model(*args, **kwargs)``.
         reporter: Where problems go.
+        exhausted: Whether the time of a record is used up; what is not measured by
+            then is left out.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Measurer:
         options: ProbeOptions,
         forward: Forward | None,
         reporter: Reporter,
+        exhausted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.table = table
@@ -62,6 +65,7 @@ class Measurer:
         self.forward = forward
         self.refused: str | None = None
         self._reporter = reporter
+        self._exhausted = exhausted
         self._expected_calls: Mapping[int, int] = {}
         self._weights = UnchangedWeights()
 
@@ -150,16 +154,18 @@ class Measurer:
         for quantity in quantities:
             if isinstance(quantity, WeightQuantity):
                 for layer in self._layers(quantity, chosen):
-                    measured.add(self._weight(quantity, layer, step))
+                    if not self._exhausted():
+                        measured.add(self._weight(quantity, layer, step))
         of_points = [
             (quantity, layers)
             for quantity in quantities
             if isinstance(quantity, PointQuantity)
             and (layers := self._layers(quantity, chosen))
         ]
-        if reference is not None and of_points and self.refused is None:
-            for record in self._probe(of_points, step, reference):
-                measured.add(record)
+        if reference is None or self.refused is not None or self._exhausted():
+            return measured
+        for record in self._probe(of_points, step, reference) if of_points else ():
+            measured.add(record)
         return measured
 
     def _layers(self, quantity: Quantity, chosen: set[Part]) -> list[Layer]:
@@ -184,6 +190,7 @@ class Measurer:
     ) -> Iterator[Record]:
         failure: Exception | None = None
         observers: list[PointObserver] = []
+        late: set[str] = set()
         context = ProbeContext(step, None, self.options.samples, {})
         try:
             if not self._expected_calls:
@@ -191,9 +198,8 @@ class Measurer:
             mask = reference.mask(self.options.mask, self.model)
             context = replace(context, mask=mask, expected_calls=self._expected_calls)
             observers = self._observers(of_points, context)
-            self._run(
-                observers, {x for _, layers in of_points for x in layers}, reference
-            )
+            layers = {x for _, several in of_points for x in several}
+            self._run(observers, layers, reference, late)
         except Exception as error:  # noqa: BLE001  # a measurement may fail
             failure = error
             self._refuse_if_harmful(error)
@@ -207,7 +213,7 @@ class Measurer:
             # those that have seen nothing say so for every layer
             observers = observers or self._observers(of_points, context)
         for observer in observers:
-            for record in self._records(observer):
+            for record in self._records(observer, late):
                 if failure is not None and not record.ok:
                     yield replace(record, status=f"probe failed: {status_of(failure)}")
                 else:
@@ -227,9 +233,9 @@ class Measurer:
                 self._report_lost(quantity.name, error)
         return observers
 
-    def _records(self, observer: PointObserver) -> Sequence[Record]:
+    def _records(self, observer: PointObserver, late: set[str]) -> Sequence[Record]:
         try:
-            return observer.records()
+            return [r for r in observer.records() if r.layer not in late]
         except Exception as error:  # noqa: BLE001  # a measurement may fail
             self._report_lost(type(observer).__name__, error)
             return ()
@@ -247,8 +253,12 @@ class Measurer:
         observers: Sequence[PointObserver],
         layers: set[Layer],
         reference: ReferenceBatch,
+        late: set[str],
     ) -> None:
         def receive(layer: Layer, values: Mapping[str, PointValue]) -> None:
+            if self._exhausted():
+                late.add(layer.name)
+                return
             for observer in observers:
                 try:
                     observer.receive(layer, values)

@@ -1,5 +1,6 @@
 """How much time recording may take, and what a record measures when it is short."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ class OverheadGuard:
     tenfold; where this does not suffice, the parts take turns, longest unmeasured
     first; a record for which none is cheap enough measures none. The decision is taken
     once per record and from numbers that can be exchanged, so that several processes
-    can agree on it.
+    can agree on it. What a part costs is known once it was measured; so a record that
+    takes much longer than expected leaves the rest for the next, see `exhausted`.
 
     Args:
         max_overhead: Largest share of the training time; None: no limit.
@@ -63,6 +65,7 @@ class OverheadGuard:
         self._record_cost = 0.0
         self._probe_cost = 0.0
         self._probing = False
+        self._until = math.inf
         self._turn: dict[Part, int] = {}
         self._records = 0
 
@@ -114,7 +117,25 @@ class OverheadGuard:
             left = self.allowance.seconds - self._record_cost
             chosen = self._affordable(parts, shared, left)
         self._probing = any(part[0] in shared for part in chosen)
+        left = max(self._available, 0.0)
+        self._until = self._clock() + self._expected(chosen) + left
         return chosen
+
+    def exhausted(self) -> bool:
+        """Whether this record took what it was to cost and all that is available."""
+        return self._clock() > self._until
+
+    @property
+    def _available(self) -> float:
+        """Seconds that may be spent now; negative if too many were."""
+        if self.max_overhead is None:
+            return math.inf
+        return self.max_overhead * self.elapsed + CREDIT_SECONDS - self.spent
+
+    def _expected(self, parts: Iterable[Part]) -> float:
+        """Seconds that a record of these parts takes, as far as they are known."""
+        probe = self._probe_cost if self._probing else 0.0
+        return sum(self._costs.get(p, 0.0) for p in parts) + self._record_cost + probe
 
     def _affordable(
         self, parts: Sequence[Part], shared: set[str], left: float
@@ -156,7 +177,7 @@ class OverheadGuard:
         if self.max_overhead is None:
             return Allowance()
         whole = sum(self._costs.values()) + self._record_cost + self._probe_cost
-        available = self.max_overhead * self.elapsed + CREDIT_SECONDS - self.spent
+        available = self._available
         if available >= whole:
             return Allowance()
         if self._dues == 0 or self.elapsed <= 0:

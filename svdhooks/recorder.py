@@ -110,6 +110,7 @@ class Recorder:
             self.settings.probe_options,
             self.settings.forward,
             self._reporter,
+            self._guard.exhausted,
         )
 
     def _log_sinks(self, log_dir: str | Path | None) -> list[Sink]:
@@ -194,7 +195,7 @@ class Recorder:
     def _advance(
         self, step: int, context: Mapping[str, float | int], first: bool = False
     ) -> bool:
-        previous = self._previous
+        begun, previous = self._clock(), self._previous
         if step <= previous or self._closed or self._idle:
             return False
         self._previous = step
@@ -205,6 +206,8 @@ class Recorder:
                 if (quantity.schedule or self.settings.schedule).due(previous, step)
             ]
             if not due or not (first or self._guard.admits()):
+                # microseconds, but at every step of the training
+                self._guard.spent += self._clock() - begun
                 return False
             self._record(step, due, context, first)
         except Exception as error:  # noqa: BLE001  # training must not stop

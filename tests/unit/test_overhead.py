@@ -1,13 +1,20 @@
 """The guard keeps to its budget, records what it can, and says what it does."""
 
 import pytest
+import torch
+from torch import nn
 
+from svdhooks.layers import find_layers
+from svdhooks.measuring import Measurer
 from svdhooks.overhead import (
     CREDIT_SECONDS,
     LARGEST_STRETCH,
     Allowance,
     OverheadGuard,
 )
+from svdhooks.probe import ProbeOptions, ReferenceBatch
+from svdhooks.quantities import Covariance, WeightSpectrum
+from svdhooks.reports import Reporter
 
 
 class _Clock:
@@ -151,6 +158,82 @@ def test_no_limit_measures_everything_always():
     guard, clock = _guard(None)
     costs = {("w", "a"): 50.0}
     assert _train(guard, clock, costs, dues=20, interval=0.1) == [set(costs)] * 20
+
+
+# --- costs that are not known yet ---------------------------------------------------------
+
+
+def _train_unknown(guard, clock, costs, *, dues, interval, obeying):
+    """Train; costs are learnt only by measuring, and a record stops when told to."""
+    for _ in range(dues):
+        clock.now += interval
+        if not guard.admits():
+            continue
+        chosen, before, measured = guard.choose(list(costs)), guard.spent, {}
+        with guard.timed():
+            for part in sorted(chosen):
+                if not (obeying and guard.exhausted()):
+                    clock.now += costs[part]
+                    measured[part] = costs[part]
+        guard.finished(measured, guard.spent - before)
+        yield set(measured)
+
+
+def test_a_first_record_stops_when_the_credit_is_used_up():
+    guard, clock = _guard()
+    costs = {("w", str(i)): 1.5 for i in range(100)}
+    records = _train_unknown(guard, clock, costs, dues=40, interval=1e3, obeying=True)
+    measured = [parts for parts in records if parts]
+    assert len(measured[0]) == 14  # (10 s + 1 % of 1,000 s) / 1.5 s, rounded up
+    assert set.union(*measured) == set(costs)
+    assert guard.spent <= 0.01 * guard.elapsed + CREDIT_SECONDS + 1.5
+
+
+def test_a_first_record_that_does_not_stop_takes_what_it_takes():
+    """The companion: this is what stopping prevents."""
+    guard, clock = _guard()
+    costs = {("w", str(i)): 1.5 for i in range(100)}
+    list(_train_unknown(guard, clock, costs, dues=1, interval=1e3, obeying=False))
+    assert guard.spent == pytest.approx(150.0)
+
+
+def test_a_record_may_take_much_longer_than_the_last_one():
+    guard, clock = _guard()
+    costs = {("w", str(i)): 0.1 for i in range(10)}
+    records = _train_unknown(guard, clock, costs, dues=4000, interval=60, obeying=True)
+    for number, parts in enumerate(records):
+        assert parts == set(costs)
+        costs.update(dict.fromkeys(costs, 0.1 * (1 + 0.8 * (number % 2))))
+    assert number > 1000  # it does not fit every time
+
+
+def test_without_limit_no_record_stops():
+    guard, clock = _guard(None)
+    costs = {("w", str(i)): 1e6 for i in range(10)}
+    records = _train_unknown(guard, clock, costs, dues=1, interval=1.0, obeying=True)
+    assert list(records) == [set(costs)]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4])
+def test_a_measurer_leaves_out_what_comes_too_late(calls):
+    left = iter([False] * calls)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
+    measurer = Measurer(
+        model,
+        find_layers(model),
+        ProbeOptions(),
+        None,
+        Reporter("raise"),
+        lambda: next(left, True),
+    )
+    quantities = [WeightSpectrum(), Covariance()]
+    reference = ReferenceBatch.given(torch.randn(6, 3))
+    parts = measurer.parts(quantities, probing=True)
+    measured = measurer.measure(0, quantities, set(parts), reference)
+    # asked before each weight, before the probe, and for each layer in the probe
+    expected = {0: 0, 1: 1, 2: 2, 3: 2, 4: 3}[calls]
+    assert list(measured.costs) == parts[:expected]
+    assert all(record.ok for record in measured.records)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 1.0, -0.1, 5.0])
