@@ -25,8 +25,10 @@ HEADLINES = {
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 16
 _SHORTEST_SPARK = 4
-_TREND_WIDTH = 13
-_STATUS_WIDTH = 11
+_TREND_WIDTH = 11
+_BORDER = 2
+_NAME_WIDTH = 24
+_SHOWN = 5
 
 
 def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
@@ -40,7 +42,7 @@ def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
     Returns:
         Exit status.
     """
-    console = console or Console()
+    console = console or Console(emoji=False)  # ":smile:" may be a layer's name
     try:
         found = runs(logdir)
     except (OSError, ValueError) as error:
@@ -65,52 +67,68 @@ def _print_run(log: RunLog, layers: str, console: Console) -> None:
     steps = log.steps
     span = f"steps {steps[0]}–{steps[-1]}" if len(steps) else "no steps"
     shapes = {
-        row["name"]: "×".join(map(str, row["shape"])) for row in log.meta["layers"]
+        row["name"]: "×".join(map(str, row["shape"]))
+        for row in log.meta.get("layers", [])
     }
+    noun = "record" if len(steps) == 1 else "records"
     table = Table(
-        title=f"{escape(log.name)}   [dim]{len(steps)} records, {span}[/dim]",
+        title=f"{escape(log.name)}   [dim]{len(steps)} {noun}, {span}[/dim]",
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("layer", overflow="fold", min_width=min(_longest(chosen), 24))
+    states = {name: _status(log, name) for name in chosen}
+    fixed = (
+        max(_longest(shapes.values()), len("shape"))
+        + max(_longest(states.values()), len("status"))
+        + (_TREND_WIDTH + _BORDER) * len(columns)
+        + _BORDER * 3
+    )
+    # long names are folded rather than numbers cut off
+    names = max(min(_longest(chosen), _NAME_WIDTH, console.width - fixed), len("layer"))
+    table.add_column("layer", overflow="fold", min_width=names)
     table.add_column("shape", justify="right", no_wrap=True)
     for metric in columns:
         table.add_column(HEADLINES[metric], no_wrap=True)
-    table.add_column("status", overflow="fold")
-    width = _spark_width(console.width, chosen, shapes, len(columns))
+    table.add_column("status", no_wrap=True)
+    width = min(_spark_width(console.width - fixed - names, len(columns)), len(steps))
     for name in chosen:
         table.add_row(
             escape(name),
-            shapes[name],
+            shapes.get(name, ""),
             *(_trend(*_finite(log, name, metric), width) for metric in columns),
-            escape(_status(log, name)),
+            states[name],
         )
     console.print(table)
-    _print_notes(log, len(log.layers) - len(chosen), console)
+    _print_notes(log, chosen, console)
 
 
 def _longest(texts: Iterable[str]) -> int:
     return max(map(len, texts), default=1)
 
 
-def _spark_width(
-    console: int, chosen: list[str], shapes: dict[str, str], columns: int
-) -> int:
+def _spark_width(left: int, columns: int) -> int:
     """Characters left for each sparkline; 0 if that is too few to show anything."""
-    fixed = min(_longest(chosen), 24) + _longest(shapes.values()) + _STATUS_WIDTH
-    borders = 2 * (columns + 3) + 2
-    each = (console - fixed - borders) // max(columns, 1) - _TREND_WIDTH - 1
+    each = left // max(columns, 1) - 1
     return min(each, _SPARK_WIDTH) if each >= _SHORTEST_SPARK else 0
 
 
-def _print_notes(log: RunLog, hidden: int, console: Console) -> None:
-    if hidden:
-        console.print(f"[dim]{hidden} layers do not match --layers.[/dim]")
+def _print_notes(log: RunLog, chosen: list[str], console: Console) -> None:
+    if hidden := len(log.layers) - len(chosen):
+        does = "layer does" if hidden == 1 else "layers do"
+        console.print(f"[dim]{hidden} {does} not match --layers.[/dim]")
+    failures = [text for name in chosen if (text := _failures(log, name))]
+    for text in failures[:_SHOWN]:
+        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+    if len(failures) > _SHOWN:
+        rest = len(failures) - _SHOWN
+        console.print(f"[yellow]… and in {rest} more.[/yellow]")
     if log.skipped:
-        shown = "; ".join(f"{k}: {v}" for k, v in islice(log.skipped.items(), 5))
-        more = f" and {len(log.skipped) - 5} more" if len(log.skipped) > 5 else ""
+        shown = "; ".join(f"{k}: {v}" for k, v in islice(log.skipped.items(), _SHOWN))
+        rest = len(log.skipped) - _SHOWN
+        more = f" and {rest} more" if rest > 0 else ""
         console.print(f"[dim]Not watched: {escape(shown)}{more}[/dim]", soft_wrap=True)
     noisy = sum(
         any("below_noise" in entry.marks for entry in log.statuses(layer))
@@ -119,7 +137,8 @@ def _print_notes(log: RunLog, hidden: int, console: Console) -> None:
     if noisy:
         console.print(
             f"[dim]{noisy} of {len(log.layers)} layers have values below the noise floor "
-            "of their precision.[/dim]"
+            "of their precision.[/dim]",
+            soft_wrap=True,
         )
     damage = {name: count for name, count in log.damage.items() if count}
     if damage:
@@ -143,7 +162,7 @@ def _trend(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) ->
     if not len(values):
         return "[dim]–[/dim]"
     first, last = values[0], values[-1]
-    text = f"{_number(first):>5} → {_number(last):<5}"
+    text = f"{_number(first):>4} → {_number(last):<4}"
     if last < 0.5 * first:
         text = f"[bold]{text}[/bold]"
     return f"{text} {sparkline(steps, values, width)}" if width else text
@@ -183,11 +202,18 @@ def sparkline(
 
 
 def _status(log: RunLog, layer: str) -> str:
-    """What went wrong with a layer, in few words, or that nothing did."""
+    """Whether something went wrong with a layer, in a word or two."""
     entries = log.statuses(layer)
-    failed = Counter(entry.status for entry in entries if entry.status != OK)
-    if failed:
-        status, count = failed.most_common(1)[0]
-        return f"{count} × {status}"
+    if failed := sum(not entry.ok for entry in entries):
+        return f"{failed} failed"
     limited = any("sample_limited" in entry.marks for entry in entries)
     return "few samples" if limited else OK
+
+
+def _failures(log: RunLog, layer: str) -> str:
+    """What failed of a layer and why; empty if nothing did."""
+    counts = Counter(
+        (entry.point, entry.status) for entry in log.statuses(layer) if not entry.ok
+    )
+    reasons = (f"{point} {n} × {why}" for (point, why), n in counts.most_common(3))
+    return f"{layer}: {'; '.join(reasons)}" if counts else ""

@@ -79,8 +79,11 @@ def find_runs(root: Path, levels: int | None = None) -> list[Path]:
         levels: How far down to look; None: all the way.
 
     Returns:
-        Sorted paths of directories with a sub-run ``svdhooks``.
+        Sorted paths of directories with a sub-run ``svdhooks``; ``root`` itself if
+        it is such a sub-run.
     """
+    if root.name == SUBDIRECTORY and event_files(root):
+        return [root]
     found = []
     for directory, children, _ in os.walk(root):
         path = Path(directory)

@@ -1,0 +1,230 @@
+"""The command line: what it prints, and what the demo says of two runs."""
+
+import io
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+from typer.testing import CliRunner
+
+import svdhooks
+from svdhooks.cli import app, demo_words, read
+
+NAMES = ("[bold]x", "a/b", "100%", "[/red]", "face:smile:")
+
+
+class Chain(nn.Module):
+    """Linear layers under names that mean something to others."""
+
+    def __init__(self, names: tuple[str, ...] = NAMES) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: nn.Linear(6, 6) for name in names})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts.values():
+            x = part(x)
+        return x
+
+
+def _record(log_dir: Path, model: nn.Module, steps: int = 3, **options: int) -> None:
+    probe = torch.randn(40, 6)
+    with svdhooks.watch(model, log_dir, every=1, probe=probe, **options) as recorder:
+        for _ in range(steps):
+            recorder.step()
+
+
+def _summary(logdir: Path, layers: str = "*", width: int = 100) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, emoji=False)
+    assert read.summary(logdir, layers, console) == 0
+    return out.getvalue()
+
+
+def _rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if " → " in line]
+
+
+def test_the_version_is_shown_without_a_command():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output == f"svdhooks {svdhooks.__version__}\n"
+
+
+def test_no_command_shows_the_help():
+    assert "summary" in CliRunner().invoke(app, []).output
+
+
+def test_the_summary_shows_first_and_last_rank_of_every_layer(tmp_path):
+    model = Chain()
+    _record(tmp_path, model)
+    rows = _rows(_summary(tmp_path))
+    assert len(rows) == len(NAMES)
+    for row, name in zip(rows, NAMES, strict=True):
+        sigma = np.linalg.svd(
+            model.parts[name].weight.detach().double().numpy(), compute_uv=False
+        )
+        rank = f"{(sigma**2).sum() / sigma[0] ** 2:.2f}"
+        assert row.split()[:5] == [f"parts.{name}", "6×6", rank, "→", rank]
+
+
+@pytest.mark.parametrize("width", [64, 80, 100, 140])
+def test_status_and_numbers_are_whole_at_any_width(tmp_path, width):
+    _record(tmp_path, Chain(("short", "a_name_that_is_longer_than_the_column_is")))
+    rows = _rows(_summary(tmp_path, width=width))
+    assert all(len(row) <= width for row in rows)
+    assert [len(re.findall(r"[\d.]+ → [\d.]+", row)) for row in rows] == [3, 3]
+    if width > 64:
+        assert all(re.search(r" ok\s*$", row) for row in rows)
+
+
+def test_a_layer_that_failed_says_how_often_and_why(tmp_path):
+    model = Chain(("first", "second"))
+    with torch.no_grad():
+        model.parts["second"].weight[0, 0] = math.nan
+    with pytest.warns(svdhooks.reports.RecordingWarning):
+        _record(tmp_path, model)
+    text = _summary(tmp_path)
+    first, second = _rows(text)
+    assert first.rstrip().endswith("ok")
+    assert second.rstrip().endswith("8 failed")
+    assert "parts.second: weight 4 × non-finite values (NaN or Inf); output 4 ×" in text
+
+
+def test_a_glob_that_matches_no_layer_says_how_many_there_are(tmp_path):
+    _record(tmp_path, Chain(("only",)))
+    assert "1 layer does not match --layers." in _summary(tmp_path, "nothing*")
+
+
+def test_many_layers_each_have_a_row(tmp_path):
+    _record(tmp_path, Chain(tuple(f"layer{i}" for i in range(120))), 1)
+    assert len(_rows(_summary(tmp_path))) == 120
+
+
+def test_a_resumed_run_says_how_many_records_were_superseded(tmp_path):
+    model = Chain(("only",))
+    _record(tmp_path, model, 5)
+    _record(tmp_path, model, 2, start_step=4)
+    text = _summary(tmp_path)
+    assert "7 records, steps 0–6" in text
+    assert "Log: 2 dropped." in text
+
+
+def test_a_run_is_found_by_its_own_directory_its_parent_and_its_sub_run(tmp_path):
+    _record(tmp_path / "runs" / "one", Chain(("only",)))
+    for logdir in ("runs", "runs/one", "runs/one/svdhooks"):
+        assert "one " in _summary(tmp_path / logdir)
+        assert len(_rows(_summary(tmp_path / logdir))) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        ("empty", "No svdhooks log below"),
+        ("missing", "is no directory"),
+        ("file", "is no directory"),
+        ("foreign", "No svdhooks log below"),
+    ],
+)
+def test_what_holds_no_run_is_refused_with_a_reason(tmp_path, capsys, place, hint):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "events.out.tfevents.1.host").write_bytes(b"")
+    assert read.summary(tmp_path / place, "*") == 1
+    assert hint in capsys.readouterr().err
+
+
+def test_a_sparkline_has_one_character_for_each_span_of_steps():
+    steps = np.arange(8)
+    assert read.sparkline(steps, np.arange(8.0), 8) == "▁▂▃▄▅▆▇█"
+    # nothing was recorded in the middle
+    line = read.sparkline(np.array([0, 1, 9, 10]), np.full(4, 2.0), 10)
+    assert line == "██      ██"
+    assert read.sparkline(steps, np.zeros(8), 4) == "▁▁▁▁"
+
+
+# --- the demo -----------------------------------------------------------------------
+
+STEPS = np.array([0, 10, 20, 30])
+HEALTHY = np.array([10.0, 10.0, 10.0, 10.0])
+
+
+@pytest.mark.parametrize(
+    ("collapsed", "first"),
+    [
+        ([10, 4, 4, 4], 10),
+        ([4, 4, 4, 4], 0),
+        ([10, 4, 6, 4], 30),  # what counts is from when on it stays
+        ([10, 4, 4, 6], None),
+        ([10, 5, 5, 5], None),  # half is not below half
+        ([10, 9], None),
+        ([10, 4], 10),
+        ([], None),
+    ],
+)
+def test_runs_are_apart_from_the_step_after_which_they_stay_so(collapsed, first):
+    found = demo_words.first_apart(STEPS, HEALTHY, np.array(collapsed, dtype=float))
+    assert found == first
+
+
+def _verdict(collapsed: list[float], loss: float) -> str:
+    names = (demo_words.HEALTHY, demo_words.COLLAPSED)
+    ranks = dict(
+        zip(names, [(STEPS, HEALTHY), (STEPS, np.array(collapsed))], strict=True)
+    )
+    losses = dict(
+        zip(names, [np.array([0.0, -0.5]), np.array([0.0, loss])], strict=True)
+    )
+    return demo_words._verdict(ranks, losses)
+
+
+def test_the_verdict_says_what_was_seen_and_nothing_else():
+    text = _verdict([10.0, 9.0, 4.0, 4.0], -0.9)
+    assert "From step 20 on" in text
+    assert "67 % of the way" in text
+    assert "it even looks better" in text
+    assert "looks better" not in _verdict([10.0, 9.0, 4.0, 4.0], -0.1)
+    assert "did not stay below" in _verdict([10.0, 9.0, 9.0, 9.0], -0.9)
+
+
+def test_a_demo_cell_is_bold_once_the_rank_has_halved():
+    assert demo_words.cell([20.0, 9.9]) == "[bold red]20 → 9.9[/bold red]"
+    assert demo_words.cell([20.0, 10.0]) == "20 → 10"
+    assert demo_words.cell([]) == "[dim]–[/dim]"
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_its_runs_are_read_back(tmp_path):
+    pytest.importorskip("sklearn")
+    call = [sys.executable, "-c", "from svdhooks.cli import main; main()"]
+    done = subprocess.run(
+        [*call, "demo", "--steps", "100", "--logdir", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "what svdhooks saw" in done.stdout
+    found = svdhooks.runs(tmp_path / "out")
+    assert set(found) == {demo_words.HEALTHY, demo_words.COLLAPSED}
+    ranks = {}
+    for name, log in found.items():
+        assert log.steps.tolist() == list(range(0, 101, 10))
+        ranks[name] = log.series(demo_words.EMBEDDING, "input_effective_rank")[1][-1]
+    assert ranks[demo_words.COLLAPSED] < 0.5 * ranks[demo_words.HEALTHY]
+    # a directory that holds something else is left alone
+    (tmp_path / "out" / "mine.txt").write_text("text")
+    refused = subprocess.run(
+        [*call, "demo", "--logdir", "out"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    assert "mine.txt" in refused.stdout
+    assert set(svdhooks.runs(tmp_path / "out")) == set(found)
