@@ -14,13 +14,20 @@ from torch.utils.hooks import RemovableHandle
 
 from svdhooks.hooks import after_each_update
 from svdhooks.layers import Selector
-from svdhooks.monitor import check_monitored, monitored_values
+from svdhooks.monitor import as_names, check_monitored, monitored_values
 from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.recorder import Recorder
 from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule
 from svdhooks.settings import Observe, QuantityChoice, make_settings
 from svdhooks.sinks import Sink
+from svdhooks.trainers import (
+    check_alone,
+    defines_forward,
+    find_directory,
+    in_terms_of_trainers,
+    position,
+)
 
 _ROOTS = ("lightning.pytorch", "pytorch_lightning")
 
@@ -89,7 +96,7 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
         alarms: object = None,
         log_dir: str | Path | None = None,
         on_error: OnError = "warn",
-        monitor: Sequence[str] = (),
+        monitor: str | Sequence[str] = (),
         optimizer: int = 0,
         sinks: Sequence[Sink] = (),
     ) -> None:
@@ -107,12 +114,13 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
             "on_error": on_error,
         }
         make_settings(**self._options)  # a wrong argument is told here
-        self._log_dir = log_dir
-        self._monitor = tuple(monitor)
+        self._log_dir = None if log_dir is None else str(log_dir)
+        self._monitor = as_names(monitor)
         self._optimizer = optimizer
         self._sinks = tuple(sinks)
-        self._directory: Path | None = None
+        self._directory: str | None = None
         self._count = 0
+        self._global_step = 0
         self._restored = False
         self._begun = False
         self._recorder: Recorder | None = None
@@ -156,7 +164,7 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
             stage: Only ``"fit"`` matters.
         """
         if stage == "fit":
-            self._directory = self._find_directory(trainer)
+            self._directory = find_directory(trainer, self._log_dir)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Set up the recorder; wrong configuration is raised here.
@@ -171,15 +179,20 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
         resumed = self._restored or trainer.global_step > 0
         if not resumed:
             self._count = 0
-        elif self._count == 0:  # a checkpoint saved without this callback
+        elif not self._restored and self._global_step != trainer.global_step:
+            # a checkpoint saved without this callback, which may have counted another fit
             self._count = trainer.global_step
         settings = make_settings(
             **self._options, start_step=self._count if resumed else None
         )
-        self._recorder = Recorder(
-            pl_module, self._directory, settings, sinks=self._sinks, begin=False
-        )
-        check_monitored(self._monitor, [layer.name for layer in self._recorder.layers])
+        others = [c for c in trainer.callbacks if c is not self]
+        monitors = [c for c in others if isinstance(c, SpectrumMonitor)]
+        check_alone(self._directory, [c._directory for c in monitors])
+        with in_terms_of_trainers(self._directory):
+            self._recorder = Recorder(
+                pl_module, self._directory, settings, sinks=self._sinks, begin=False
+            )
+        check_monitored(self._monitor, self._recorder.layers, settings.quantities)
         self._handle = after_each_update(self._followed(trainer), self._updated)
         self._begun = self._restored = False
 
@@ -197,10 +210,10 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
         if self._recorder is None or self._begun:
             return
         self._begun = True
-        usable = self._options["forward"] is not None or _defines_forward(pl_module)
+        usable = self._options["forward"] is not None or defines_forward(pl_module)
         if not usable:
             self._recorder.say_no_forward(type(pl_module).__name__)
-        self._recorder.begin(batch if usable else None, _context(trainer, batch_idx))
+        self._recorder.begin(batch if usable else None, position(trainer, batch_idx))
         self._log_monitored(pl_module)
 
     def on_train_batch_end(
@@ -217,7 +230,8 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
         """
         if self._recorder is None:
             return
-        context = _context(trainer, batch_idx)
+        context = position(trainer, batch_idx)
+        self._global_step = context["global_step"]
         if self._recorder.step(step=self._count, context=context):
             self._log_monitored(pl_module)
 
@@ -250,18 +264,6 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
             )
         return optimizers[self._optimizer]
 
-    def _find_directory(self, trainer: Any) -> Path | None:
-        """The explicit directory, the first TensorBoard logger's, or the trainer's."""
-        own = trainer.log_dir  # communicates: ask on every process
-        if trainer.fast_dev_run:
-            return None
-        if self._log_dir is not None:
-            return Path(self._log_dir)
-        for logger in trainer.loggers:
-            if type(logger).__name__ == "TensorBoardLogger":
-                return Path(logger.log_dir)
-        return Path(own or trainer.default_root_dir)
-
     def _log_monitored(self, pl_module: Any) -> None:
         if self._recorder is None or not self._monitor:
             return
@@ -276,25 +278,3 @@ class SpectrumMonitor(*_callback_bases()):  # type: ignore[misc]  # bases depend
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
-
-
-def _defines_forward(module: Any) -> bool:
-    """Whether a LightningModule can be called; the base class only pretends."""
-    return not type(module).forward.__module__.startswith((
-        "lightning.pytorch.",
-        "pytorch_lightning.",
-        "torch.nn.modules.",
-    ))
-
-
-def _context(trainer: Any, batch_idx: int) -> dict[str, int]:
-    """Where the trainer stands, for the record."""
-    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
-    # private, and what Lightning's own loggers use as x coordinate
-    logged = getattr(loop, "_batches_that_stepped", trainer.global_step)
-    return {
-        "logged_step": logged,
-        "global_step": trainer.global_step,
-        "epoch": trainer.current_epoch,
-        "batch_idx": batch_idx,
-    }

@@ -222,8 +222,72 @@ def test_resuming_into_a_new_directory_continues_the_steps(tmp_path):
 
 def test_a_used_directory_is_refused_before_training(tmp_path):
     _trainer(tmp_path, _monitor()).fit(Classifier(), _loader())
-    with pytest.raises(FileExistsError, match="start_step"):
+    # in words that fit somebody with a trainer, who has no start_step to give
+    with pytest.raises(FileExistsError, match=r"ckpt_path=.*log_dir=") as refused:
         _trainer(tmp_path, _monitor()).fit(Classifier(), _loader())
+    assert "start_step" not in str(refused.value)
+
+
+def test_two_monitors_do_not_write_one_log(tmp_path):
+    monitors = [_monitor(), _monitor(every_n_steps=6)]
+    with pytest.raises(ValueError, match=r"Two SpectrumMonitors.*log_dir="):
+        _trainer(tmp_path, *monitors).fit(Classifier(), _loader())
+
+
+def test_a_directory_that_is_not_local_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="local file system"):
+        _trainer(tmp_path, _monitor(log_dir="s3://bucket/run")).fit(
+            Classifier(), _loader()
+        )
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_fitting_again_goes_on_where_the_first_fit_ended(tmp_path):
+    trainer = _trainer(tmp_path, _monitor())
+    module = Classifier()
+    trainer.fit(module, _loader())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, _loader())
+    assert svdhooks.RunLog(tmp_path / "run").steps.tolist() == list(range(0, 25, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*Checkpoint directory.*exists.*")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`.*")
+def test_a_checkpoint_without_the_callback_counts_from_the_trainers_step(tmp_path):
+    saver = ModelCheckpoint(tmp_path / "checkpoints")
+    _trainer(tmp_path, saver, enable_checkpointing=True, logger=False).fit(
+        Classifier(), _loader()
+    )
+    monitor = _monitor(log_dir=tmp_path / "first")
+    # it has counted another fit, of 24 updates, before
+    _trainer(tmp_path, monitor, max_epochs=2, logger=False).fit(Classifier(), _loader())
+    monitor._log_dir = str(tmp_path / "second")
+    _trainer(tmp_path, monitor, max_epochs=2, logger=False).fit(
+        Classifier(), _loader(), ckpt_path=saver.best_model_path
+    )
+    assert svdhooks.RunLog(tmp_path / "second").steps.tolist() == [12, 16, 20, 24]
+
+
+def test_a_failed_measure_does_not_stop_a_training_that_monitors_it(tmp_path):
+    class Broken(Classifier):
+        """One weight that takes no part in the loss turns NaN."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.aside = nn.Linear(6, 3)
+
+        def on_train_batch_start(self, batch: list[Tensor], index: int) -> None:
+            if self.global_step == 2:
+                self.aside.weight.data[0, 0] = float("nan")
+
+    name = "weight_stable_rank/aside"
+    monitor = _monitor(monitor=name, on_error="warn")
+    stopping = EarlyStopping(name, mode="max", patience=100, check_finite=True)
+    trainer = _trainer(tmp_path, monitor, stopping, max_epochs=3)
+    with pytest.warns(RecordingWarning, match="aside"):
+        trainer.fit(Broken(), _loader())
+    assert trainer.current_epoch == 3
 
 
 def test_monitored_measures_are_found_by_early_stopping_and_checkpoints(tmp_path):
@@ -252,6 +316,7 @@ def test_monitored_measures_are_found_by_early_stopping_and_checkpoints(tmp_path
         ("weight_stabel_rank/net.0", "weight_stable_rank"),
         ("weight_stable_rank/net.1", "net.0"),
         ("weight_stable_rank", "median"),
+        ("weight_stable_rank/net.0 ", "net.0"),
     ],
 )
 def test_a_misspelt_monitor_is_refused_with_a_hint(tmp_path, wrong, hint):

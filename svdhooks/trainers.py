@@ -1,0 +1,99 @@
+"""What a Lightning trainer says of itself; nothing of Lightning is imported here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def find_directory(trainer: Any, chosen: str | None) -> str | None:
+    """Where a trainer's records go.
+
+    Args:
+        trainer: The trainer; asked on every process, because it communicates.
+        chosen: By the user, or None.
+
+    Returns:
+        The user's choice, the directory of the first TensorBoard logger, or that of
+        the trainer; None: nowhere, in a trial run.
+    """
+    own = trainer.log_dir
+    if trainer.fast_dev_run:
+        return None
+    if chosen is not None:
+        return chosen
+    for logger in trainer.loggers:
+        if type(logger).__name__ == "TensorBoardLogger":
+            return str(logger.log_dir)
+    return str(own or trainer.default_root_dir)
+
+
+@contextmanager
+def in_terms_of_trainers(directory: str | None) -> Iterator[None]:
+    """Say what somebody with a trainer can do where a directory is used already.
+
+    Args:
+        directory: Where records would go.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        FileExistsError: In place of one that speaks of ``start_step``.
+    """
+    try:
+        yield
+    except FileExistsError as error:
+        raise FileExistsError(
+            f"{directory} already holds svdhooks records of an earlier fit. To continue "
+            "that one: trainer.fit(..., ckpt_path=...). For a new one: a logger that "
+            "numbers its versions, such as the default one, or "
+            "SpectrumMonitor(log_dir=...); or delete its sub-directory 'svdhooks'."
+        ) from error
+
+
+def check_alone(directory: str | None, others: list[str | None]) -> None:
+    """Refuse to let two callbacks write one log.
+
+    Args:
+        directory: Of one callback.
+        others: Those of the trainer's other callbacks of this kind.
+
+    Raises:
+        ValueError: If one of them is the same.
+    """
+    if directory is not None and directory in others:
+        raise ValueError(
+            f"Two SpectrumMonitors of this trainer would write to {directory}. Give "
+            "one of them its own log_dir=."
+        )
+
+
+def defines_forward(module: Any) -> bool:
+    """Whether a LightningModule can be called; the base class only pretends."""
+    return not type(module).forward.__module__.startswith((
+        "lightning.pytorch.",
+        "pytorch_lightning.",
+        "torch.nn.modules.",
+    ))
+
+
+def position(trainer: Any, batch_idx: int) -> dict[str, int]:
+    """Where a trainer stands, for the record.
+
+    Args:
+        trainer: The trainer.
+        batch_idx: Number of the batch in its epoch.
+
+    Returns:
+        ``logged_step`` (the loggers' x coordinate), ``global_step``, ``epoch`` and
+        ``batch_idx``.
+    """
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    # private, and what Lightning's own loggers use as x coordinate
+    logged = getattr(loop, "_batches_that_stepped", trainer.global_step)
+    return {
+        "logged_step": logged,
+        "global_step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "batch_idx": batch_idx,
+    }
