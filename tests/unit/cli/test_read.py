@@ -146,7 +146,7 @@ def test_a_sparkline_has_one_character_for_each_span_of_steps():
     assert read.sparkline(steps, np.arange(8.0), 8) == "▁▂▃▄▅▆▇█"
     # nothing was recorded in the middle
     line = read.sparkline(np.array([0, 1, 9, 10]), np.full(4, 2.0), 10)
-    assert line == "██      ██"
+    assert line == "██       █"
     assert read.sparkline(steps, np.zeros(8), 4) == "▁▁▁▁"
 
 
