@@ -74,6 +74,13 @@ def test_the_summary_shows_first_and_last_rank_of_every_layer(tmp_path):
         assert row.split()[:5] == [f"parts.{name}", "6×6", rank, "→", rank]
 
 
+def test_names_are_printed_as_they_are(tmp_path, capsys):
+    _record(tmp_path, Chain(), 1)
+    assert read.summary(tmp_path, "*") == 0  # with the console that users get
+    out = capsys.readouterr().out
+    assert all(f"parts.{name}" in out for name in NAMES)
+
+
 @pytest.mark.parametrize("width", [64, 80, 100, 140])
 def test_status_and_numbers_are_whole_at_any_width(tmp_path, width):
     _record(tmp_path, Chain(("short", "a_name_that_is_longer_than_the_column_is")))
