@@ -35,6 +35,22 @@ def no_forward(reporter: Reporter, name: str) -> None:
     )
 
 
+def went_back(reporter: Reporter, before: int, now: int) -> None:
+    """Say that the number of updates fell.
+
+    Args:
+        reporter: Says it.
+        before: Updates as told before.
+        now: As told now.
+    """
+    reporter.note(
+        "went back",
+        f"svdhooks: step() was told {now} updates after {before}. Steps count over the "
+        f"whole run, so nothing is recorded until they exceed {before}. Leave step= out "
+        "to have them counted, or add what earlier epochs made.",
+    )
+
+
 def lazy(reporter: Reporter, names: Sequence[str]) -> None:
     """Say that modules are uninitialised where they should not be any more.
 

@@ -102,7 +102,8 @@ class ReferenceBatch:
         """From a batch of the training loop, whose targets the model does not take.
 
         A tuple or list gives as many leading entries as ``forward`` requires, at
-        least one; a mapping gives the keys that ``forward`` names.
+        least one; a mapping gives the keys that ``forward`` names. A ``forward`` whose
+        one argument is called ``batch`` gets all of it.
 
         Args:
             batch: As it comes from the loader.
@@ -115,6 +116,8 @@ class ReferenceBatch:
             TypeError: If it holds no data, such as a step number.
         """
         own = with_data(private(batch))
+        if _takes_whole_batch(model):
+            return cls(own, (own,), {})
         if isinstance(own, Mapping):
             return cls(own, (), _named_by_forward(own, model))
         if isinstance(own, (tuple, list)):
@@ -272,6 +275,12 @@ def _required_arguments(model: nn.Module) -> int:
         if p.kind in positional and p.default is inspect.Parameter.empty
     ]
     return max(1, len(required))
+
+
+def _takes_whole_batch(model: nn.Module) -> bool:
+    """Whether ``forward(self, batch)`` takes the batch apart by itself."""
+    names = [p.name for p in _parameters_of_forward(model)]
+    return names[:1] == ["batch"] and _required_arguments(model) == 1
 
 
 def _named_by_forward(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

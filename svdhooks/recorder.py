@@ -24,6 +24,7 @@ from svdhooks.quantities import PointQuantity, Quantity
 from svdhooks.record import Record
 from svdhooks.reference import ReferenceKeeper
 from svdhooks.reports import Reporter
+from svdhooks.schedule import quiet_until
 from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
 
@@ -88,7 +89,10 @@ class Recorder:
         self._closed = False
         self._step = settings.start_step or 0
         self._previous = self._step - 1
+        self._quiet_until = 0
         self._counted_by_optimizer = optimizer is not None
+        own = [quantity.schedule for quantity in settings.quantities]
+        self._schedules = [schedule or settings.schedule for schedule in own]
         check_sinks(sinks)
         try:
             if optimizer is not None:
@@ -147,6 +151,7 @@ class Recorder:
         if batch is not None:
             self._reference.offer(batch)
         recorded = self._advance(self._step, context or {}, first=True)
+        self._quiet_until = 0  # the first step has to end the listening
         self._guard.restart()
         if not self._idle:
             self._reference.listen()
@@ -171,6 +176,9 @@ class Recorder:
         Returns:
             Whether a record was made.
         """
+        if batch is None and step is None and self._step + 1 < self._quiet_until:
+            self._step += not self._counted_by_optimizer
+            return False
         if self._closed:
             self._reporter.note(
                 "closed",
@@ -181,7 +189,10 @@ class Recorder:
             self._reference.offer(batch)
         self._reference.stop_listening()
         if step is not None:
-            self._step = operator.index(step)
+            told = operator.index(step)
+            if told < self._step:
+                advice.went_back(self._reporter, self._step, told)
+            self._step = told
         elif not self._counted_by_optimizer:
             self._step += 1
         return self._advance(self._step, context or {})
@@ -189,8 +200,9 @@ class Recorder:
     def _updated(self) -> None:
         """The optimiser made an update."""
         self._step += 1
-        self._reference.stop_listening()
-        self._advance(self._step, {})
+        if self._step >= self._quiet_until:
+            self._reference.stop_listening()
+            self._advance(self._step, {})
 
     def _advance(
         self, step: int, context: Mapping[str, float | int], first: bool = False
@@ -206,7 +218,8 @@ class Recorder:
                 if (quantity.schedule or self.settings.schedule).due(previous, step)
             ]
             if not due or not (first or self._guard.admits()):
-                # microseconds, but at every step of the training
+                self._quiet_until = quiet_until(self._schedules, step)
+                # microseconds, but at many steps of the training
                 self._guard.spent += self._clock() - begun
                 return False
             self._record(step, due, context, first)
@@ -361,6 +374,7 @@ class Recorder:
         if self._closed:
             return
         self._closed = True
+        self._quiet_until = 0
         self._reference.stop_listening()
         if self._handle is not None:
             self._handle.remove()

@@ -113,7 +113,7 @@ def make_settings(
         )
     for name, value in unavailable.items():
         neutral = "probe" if name == "observe" else None
-        if value is not None and value != neutral:
+        if value and value != neutral:  # an empty mapping or list asks for nothing
             raise ValueError(
                 f"{name}={value!r} is not available in this version of svdhooks; "
                 f"leave it at {neutral!r}."

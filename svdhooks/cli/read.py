@@ -3,9 +3,10 @@
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +67,7 @@ def _print_run(log: RunLog, layers: str, console: Console) -> None:
     columns = [m for m in HEADLINES if m in log.metrics]
     steps = log.steps
     span = f"steps {steps[0]}–{steps[-1]}" if len(steps) else "no steps"
-    shapes = {
-        row["name"]: "×".join(map(str, row["shape"]))
-        for row in log.meta.get("layers", [])
-    }
+    shapes = {row["name"]: _shape(row) for row in log.meta.get("layers", [])}
     noun = "record" if len(steps) == 1 else "records"
     table = Table(
         title=f"{escape(log.name)}   [dim]{len(steps)} {noun}, {span}[/dim]",
@@ -103,6 +101,13 @@ def _print_run(log: RunLog, layers: str, console: Console) -> None:
         )
     console.print(table)
     _print_notes(log, chosen, console)
+
+
+def _shape(row: Mapping[str, Any]) -> str:
+    """``out×in``, and how many such blocks there are if it is more than one."""
+    shape = "×".join(map(str, row["shape"]))
+    groups = row.get("groups", 1)
+    return f"{groups}·({shape})" if groups > 1 else shape
 
 
 def _longest(texts: Iterable[str]) -> int:

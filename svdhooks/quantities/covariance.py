@@ -215,7 +215,7 @@ class CovarianceObserver:
             self._context.step,
             layer.name,
             self._quantity.name,
-            pack(eigenvalues.astype(np.float32), measures),
+            pack(_as_measured(eigenvalues, self._dtypes[key]), measures),
             status=OK if finite and count else (NON_FINITE if count else "no samples"),
             method=accumulator.method,
             point=point,
@@ -233,6 +233,14 @@ class CovarianceObserver:
             status=status,
             point=key[1],
         )
+
+
+def _as_measured(
+    eigenvalues: NDArray[np.float64], dtype: torch.dtype
+) -> NDArray[np.floating]:
+    """float32 unless the samples were of more."""
+    double = dtype in {torch.float64, torch.complex128}
+    return eigenvalues if double else eigenvalues.astype(np.float32)
 
 
 def _marks(

@@ -529,3 +529,13 @@ def test_leaving_the_with_block_closes_everything():
     train(model, BATCHES[:3], None, optimizer)
     assert recorder.steps == 3
     assert _steps(memory) == [0, 2]
+
+
+def test_steps_that_restart_every_epoch_are_told_once():
+    recorder, _ = _watch(mlp(4, 6, 3), on_error="warn")
+    recorder.step(step=5)
+    with pytest.warns(RecordingWarning, match="count over the whole run") as caught:
+        recorder.step(step=0)
+        recorder.step(step=1)
+        recorder.step(step=0)
+    assert len(caught) == 1

@@ -153,3 +153,14 @@ def test_unknown_options_are_refused():
         ProbeOptions(keep="nothing")
     with pytest.raises(TypeError, match="attention_mask"):
         ProbeOptions(mask=3)
+
+
+def test_a_forward_that_takes_the_batch_apart_gets_all_of_it():
+    class Unpacks(nn.Module):
+        def forward(self, batch: list[Tensor]) -> Tensor:
+            x, y = batch
+            return x.sum() + y.sum()
+
+    batch = ReferenceBatch.from_training([X, T], Unpacks())
+    assert len(batch.args) == 1
+    batch.run(Unpacks())

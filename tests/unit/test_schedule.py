@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svdhooks.schedule import any_of, at, check_schedule, every, log_spaced
+from svdhooks.schedule import (
+    any_of,
+    at,
+    check_schedule,
+    every,
+    log_spaced,
+    quiet_until,
+)
 
 
 def _recorded(schedule, steps):
@@ -117,3 +124,45 @@ def test_what_is_no_schedule_is_refused():
             check_schedule(wrong)
     with pytest.raises(TypeError, match=r"every\(n\)"):
         any_of(every(3), 5)
+
+
+_OWN = st.one_of(
+    st.integers(1, 150).map(every),
+    st.lists(st.integers(0, 500), min_size=1, max_size=5).map(lambda s: at(*s)),
+    st.tuples(st.integers(1, 12), st.integers(1, 30)).map(
+        lambda p: log_spaced(p[0], first=p[1], last=300)
+    ),
+)
+
+
+@given(st.lists(st.one_of(_OWN, st.lists(_OWN, min_size=1).map(lambda s: any_of(*s)))))
+def test_asking_only_when_something_may_be_due_misses_nothing(schedules):
+    rule = [] if not schedules else _recorded(any_of(*schedules), range(600))
+    found, asked, previous, quiet = [], 0, -1, 0
+    for step in range(600):
+        if step < quiet:
+            continue
+        asked += 1
+        if any(s.due(previous, step) for s in schedules):
+            found.append(step)
+        previous = step
+        quiet = quiet_until(schedules, step)
+        assert quiet > step
+    assert found == rule
+
+
+def test_a_rare_schedule_is_asked_rarely():
+    step, asked = 0, 0
+    while step < 10_000:
+        step, asked = quiet_until([every(1000), at(5)], step), asked + 1
+    assert asked < 300
+
+
+def test_a_schedule_of_somebody_else_is_asked_every_time():
+    class Sometimes:
+        def due(self, previous_step: int, step: int) -> bool:
+            return False
+
+    assert quiet_until([every(1000)], 7) == 7 + 64
+    assert quiet_until([every(1000), Sometimes()], 7) == 8
+    assert quiet_until([any_of(every(1000), Sometimes())], 7) == 8

@@ -291,3 +291,17 @@ def test_unknown_points_are_refused(points):
 def test_a_limit_of_no_features_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         Covariance(max_features=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [(torch.float64, np.float64), (torch.float32, np.float32)]
+)
+def test_eigenvalues_are_kept_in_the_precision_of_the_samples(dtype, stored):
+    model = nn.Sequential(nn.Linear(6, 4).to(dtype))
+    (layer,) = find_layers(model).layers
+    context = ProbeContext(0, None, "tokens", {id(layer.module): 1})
+    observer = Covariance().observer([layer], context)
+    samples = torch.randn(50, 6, dtype=dtype)
+    observer.receive(layer, {"input": PointValue(samples)})
+    record = next(r for r in observer.records() if r.point == "input")
+    assert record.spectrum.dtype == stored
