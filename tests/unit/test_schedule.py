@@ -1,7 +1,7 @@
 """When a record is due."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svdhooks.schedule import (
@@ -127,19 +127,27 @@ def test_what_is_no_schedule_is_refused():
 
 
 _OWN = st.one_of(
-    st.integers(1, 150).map(every),
-    st.lists(st.integers(0, 500), min_size=1, max_size=5).map(lambda s: at(*s)),
-    st.tuples(st.integers(1, 12), st.integers(1, 30)).map(
-        lambda p: log_spaced(p[0], first=p[1], last=300)
-    ),
+    st.integers(1, 150),
+    st.lists(st.integers(0, 160), min_size=1, max_size=5),
+    st.tuples(st.integers(1, 12), st.integers(1, 30)),
 )
 
 
-@given(st.lists(st.one_of(_OWN, st.lists(_OWN, min_size=1).map(lambda s: any_of(*s)))))
-def test_asking_only_when_something_may_be_due_misses_nothing(schedules):
-    rule = [] if not schedules else _recorded(any_of(*schedules), range(600))
+def _schedule(rule):
+    if isinstance(rule, int):
+        return every(rule)
+    if isinstance(rule, list):
+        return at(*rule)
+    return log_spaced(rule[0], first=rule[1], last=150)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(_OWN, min_size=1, max_size=3), max_size=3))
+def test_asking_only_when_something_may_be_due_misses_nothing(rules):
+    schedules = [any_of(*map(_schedule, several)) for several in rules]
+    rule = [] if not schedules else _recorded(any_of(*schedules), range(200))
     found, asked, previous, quiet = [], 0, -1, 0
-    for step in range(600):
+    for step in range(200):
         if step < quiet:
             continue
         asked += 1
