@@ -2,10 +2,11 @@
 
 Two identical models train in turns, block by block, one of them watched at the
 defaults of ``svdhooks.watch``; the recorder's clock stands still while the other one
-trains. The credit of 10 s is set to what the record before the first update takes, so
-that a minute of training shows what hours do; ``--credit 10`` leaves it.
+trains. So that minutes show what hours do, the credit of 10 s is what the record before
+the first update takes, and the slow models are to be recorded every 10 steps, which the
+overhead guard then stretches; ``--credit 10 --every 100`` are the defaults of users.
 
-Usage: python benchmarks/training_overhead.py [--seconds 90] [--credit 10] [task ...]
+Usage: python benchmarks/training_overhead.py [--seconds 90] [--tasks mlp gpt]
 """
 
 import argparse
@@ -25,10 +26,12 @@ from numpy.typing import NDArray
 from svdhooks import overhead
 from svdhooks.record import Record
 from svdhooks.recorder import Recorder
+from svdhooks.schedule import every
 from svdhooks.settings import Settings
 from svdhooks.sinks.memory import MemorySink
 
 BLOCK_SECONDS = 0.5
+INTERVALS = {"mlp": 100, "resnet": 10, "gpt": 10}
 AFTER = 3
 """How many steps after a record are looked at for what its clock did not see."""
 
@@ -47,16 +50,6 @@ class Now(NamedTuple):
     def until(self, later: "Now") -> "Now":
         """What has passed."""
         return Now(later.wall - self.wall, later.cpu - self.cpu)
-
-
-class WatchedTime:
-    """A clock that stands still while the plain model trains."""
-
-    def __init__(self) -> None:
-        self.left_out = 0.0
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self.left_out
 
 
 class Slim(MemorySink):
@@ -79,7 +72,8 @@ class Side:
         task: What is trained.
         recorder: None for the plain one.
         steps: Of each step, without the recorder.
-        extra: Of each call of ``recorder.step``.
+        extra: Of each call of ``recorder.step``; of the plain one, of looking twice at
+            the clocks.
         recorded: Steps at which a record was made.
         blocks: Of each block, with everything.
     """
@@ -112,10 +106,9 @@ class Side:
         self.optimizer.step()
         self.optimizer.zero_grad()
         trained = Now.read()
-        if self.recorder is not None:
-            if self.recorder.step():
-                self.recorded.append(len(self.steps))
-            self.extra.append(trained.until(Now.read()))
+        if self.recorder is not None and self.recorder.step():
+            self.recorded.append(len(self.steps))
+        self.extra.append(trained.until(Now.read()))
         self.steps.append(begun.until(trained))
 
 
@@ -126,26 +119,28 @@ class Run:
     plain: Side
     watched: Side
     sink: Slim
-    credit: float
+    begin: float
+    interval: int
 
 
-def run(task: Task, seconds: float, credit: float | None) -> Run:
+def run(task: Task, seconds: float, credit: float | None, interval: int) -> Run:
     """Train both models in turns for ``seconds`` altogether."""
     plain, watched = Side(task, 0), Side(task, 0)
     for side in (plain, watched, plain, watched):  # and the first calls of kernels
         side.train(3)
     block = max(1, min(50, round(3 * BLOCK_SECONDS / plain.blocks[-1].wall)))
     plain, watched = Side(task, 0), Side(task, 0)
-    clock, sink = WatchedTime(), Slim()
+    sink, settings = Slim(), Settings(schedule=every(interval))
     with tempfile.TemporaryDirectory() as directory:
         recorder = Recorder(
-            watched.model, directory, Settings(), sinks=[sink], begin=False, clock=clock
+            watched.model, directory, settings, sinks=[sink], begin=False
         )
         overhead.CREDIT_SECONDS = 0.0 if credit is None else credit
         begun = time.perf_counter()
-        recorder.begin()
-        if credit is None:
-            overhead.CREDIT_SECONDS = time.perf_counter() - begun
+        # with a batch, so that the first record is whole and the guard knows all costs
+        recorder.begin(batch=watched.batches[0])
+        begin = time.perf_counter() - begun
+        overhead.CREDIT_SECONDS = begin if credit is None else credit
         watched.recorder = recorder
         until = time.perf_counter() + seconds
         with recorder:
@@ -157,88 +152,94 @@ def run(task: Task, seconds: float, credit: float | None) -> Run:
                     else:
                         begun = time.perf_counter()
                         side.train(block)
-                        clock.left_out += time.perf_counter() - begun
-    return Run(plain, watched, sink, overhead.CREDIT_SECONDS)
+                        # what the plain model takes is no time of the watched one
+                        recorder._guard._started += time.perf_counter() - begun
+    return Run(plain, watched, sink, begin, interval)
 
 
 # --- what it says -----------------------------------------------------------------
 
 
-def total(spans: Sequence[Now]) -> NDArray[np.float64]:
-    """Sum of wall and CPU seconds."""
-    return np.array(spans).reshape(-1, 2).sum(0)
+def mean(spans: Sequence[Now]) -> NDArray[np.float64]:
+    """Mean wall and CPU seconds."""
+    return np.array(spans).reshape(-1, 2).mean(0)
 
 
-def ratio(done: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Time with over time without, on the wall and CPU, and its standard error."""
+def ratio(done: Run) -> tuple[str, str]:
+    """Time with over time without, on the wall and CPU, with its standard error."""
     with_, without = (np.array(s.blocks) for s in (done.watched, done.plain))
     pick = np.random.default_rng(0).integers(len(with_), size=(500, len(with_)))
-    samples = with_[pick].sum(1) / without[pick].sum(1)
-    return with_.sum(0) / without.sum(0), samples.std(0)
+    errors = (with_[pick].sum(1) / without[pick].sum(1)).std(0)
+    ratios = with_.sum(0) / without.sum(0)
+    wall, cpu = (f"{r:.4f} ± {e:.4f}" for r, e in zip(ratios, errors, strict=True))
+    return wall, cpu
 
 
 def after_effect(done: Run) -> str:
-    """How much longer the steps after a record take than the others, in ms per record."""
-    wall = np.array(done.watched.steps)[:, 1]
-    late = np.zeros(len(wall), dtype=bool)
+    """How much longer the steps after a record take than the others, CPU ms a record."""
+    cpu = np.array(done.watched.steps)[:, 1]
+    late = np.zeros(len(cpu), dtype=bool)
     for first in done.watched.recorded:
         late[first + 1 : first + 1 + AFTER] = True
     if not late.any():
         return "-"
-    more = (wall[late].mean() - np.median(wall[~late])) * AFTER
-    usual = (wall[~late].mean() - np.median(wall[~late])) * AFTER
-    return f"{1e3 * (more - usual):+.1f}"
+    error = cpu[late].std() / late.sum() ** 0.5
+    return f"{1e3 * AFTER * (cpu[late].mean() - cpu[~late].mean()):+.1f} ± {1e3 * AFTER * error:.1f}"
 
 
-def report(done: Run) -> tuple[str, ...]:
-    """A row of the table."""
-    watched = done.watched
-    (wall, cpu), (wall_error, cpu_error) = ratio(done)
-    trained, extra = total(watched.steps), total(watched.extra)
+def report(done: Run) -> dict[str, str]:
+    """What is said of a run."""
+    watched, plain = done.watched, done.plain
+    trained, idle = mean(watched.steps), mean(plain.extra)
+    extra = (mean(watched.extra) - idle) / trained
+    made = np.zeros(len(watched.extra), dtype=bool)
+    made[watched.recorded] = True
+    calls = np.array(watched.extra)
+    between = calls[~made].mean(0) - idle
     last = done.sink.of("run")[-1].measures
-    # the last record speaks of what was before it
-    made = watched.recorded[-1] if watched.recorded else 0
-    seen = total(watched.extra[:made])[0]
     times = Counter((r.quantity, r.layer) for r in done.sink.records if r.layer)
-    return (
-        watched.task.name,
-        f"{len(watched.steps)}",
-        f"{1e3 * trained[0] / len(watched.steps):.1f}",
-        f"{1e3 * trained[1] / len(watched.steps):.1f}",
-        f"{wall:.4f} ± {wall_error:.4f}",
-        f"{cpu:.4f} ± {cpu_error:.4f}",
-        f"{extra[0] / trained[0]:.4f}",
-        f"{extra[1] / trained[1]:.4f}",
-        f"{last['overhead']:.4f}",
-        f"{last['spent'] - done.credit:.2f}",
-        f"{seen:.2f}",
-        after_effect(done),
-        f"{len(watched.recorded)}",
-        f"{min(times.values())} … {max(times.values())}",
-    )
-
-
-HEAD = (
-    "task", "steps", "ms wall", "ms CPU", "ratio wall", "ratio CPU", "in step() wall",
-    "in step() CPU", "own overhead", "own spent", "seen", "after, ms", "records",
-    "per part",
-)  # fmt: skip
+    stretches = [r.measures["interval_stretch"] for r in done.sink.of("run")]
+    wall, cpu = ratio(done)
+    return {
+        "steps of each": f"{len(watched.steps)}",
+        "a step, wall and CPU ms": f"{1e3 * trained[0]:.1f}  {1e3 * trained[1]:.1f}",
+        "with / without, wall": wall,
+        "with / without, CPU": cpu,
+        "in step() / training, wall": f"{extra[0]:.4f}",
+        "in step() / training, CPU": f"{extra[1]:.4f}",
+        "the recorder's overhead": f"{last['overhead']:.4f}",
+        "spent, its account, s": f"{last['spent']:.2f}",
+        "spent, from outside, s": f"{calls[made, 0].sum() + done.begin:.2f}",
+        "step() without record, µs": f"{1e6 * between[1]:.1f}",
+        f"next {AFTER} steps, CPU ms more": after_effect(done),
+        "interval, steps": f"{done.interval}",
+        "records": f"{len(watched.recorded)} + 1",
+        "stretch, median": f"{np.median(stretches):.0f}",
+        "of each part": f"{min(times.values())} … {max(times.values())}",
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", choices=[[], *TASKS], default=[*TASKS])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seconds", type=float, default=90.0, help="per task")
     parser.add_argument("--credit", type=float, help="seconds")
+    parser.add_argument("--every", type=int, help="steps")
     parser.add_argument("--threads", type=int, help="of torch")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows = [
-        report(run(TASKS[name], options.seconds, options.credit))
-        for name in options.tasks
-    ]
-    show(f"Training with and without, {torch.get_num_threads()} threads", rows, HEAD)
+    reports = {}
+    for name in options.tasks:
+        interval = options.every or INTERVALS[name]
+        done = run(TASKS[name], options.seconds, options.credit, interval)
+        reports[TASKS[name].name] = report(done)
+    facts = next(iter(reports.values()))
+    show(
+        f"Training with and without, torch on {torch.get_num_threads()} threads",
+        [(fact, *(said[fact] for said in reports.values())) for fact in facts],
+        ("", *reports),
+    )
 
 
 if __name__ == "__main__":
