@@ -109,6 +109,15 @@ def test_the_margin_is_what_keeps_noise_out():
     assert kept < 0.025
 
 
+def test_the_largest_noise_eigenvalue_fluctuates_on_the_width():
+    assert law.edge_width((64, 64)) == pytest.approx(16 * 0.25 ** (1 / 3))
+    rng = np.random.default_rng(0)
+    sigma = np.linalg.svd(rng.standard_normal((500, 40, 60)), compute_uv=False)
+    # Tracy and Widom's law has the standard deviation 1.268; 3 % is sampling error
+    deviation = (sigma[:, 0] ** 2).std() / law.edge_width((40, 60))
+    assert deviation == pytest.approx(1.268, rel=0.1)
+
+
 def test_thresholds_are_those_of_the_formulas():
     shape, noise = (40, 10), 0.3
     threshold = law.hard_threshold(0.25) * math.sqrt(40) * noise

@@ -156,6 +156,12 @@ def test_alpha_req_without_enough_values_is_nan(to):
     assert math.isnan(linalg.alpha_req(to(zeros)))
 
 
+def test_alpha_req_sees_nan_outside_of_its_range(to):
+    values = np.ones((2, 120))
+    values[1, 110] = math.nan
+    assert np.isnan(np.asarray(linalg.alpha_req(to(values)))).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 5), (5, 5), (7, 3)])
 def test_alpha_req_needs_a_range(first, last):
     with pytest.raises(ValueError, match="expected 1 <= first < last"):
