@@ -219,8 +219,7 @@ class Recorder:
             ]
             if not due or not (first or self._guard.admits()):
                 self._quiet_until = quiet_until(self._schedules, step)
-                # microseconds, but at many steps of the training
-                self._guard.spent += self._clock() - begun
+                self._guard.passed(step - previous, self._clock() - begun)
                 return False
             self._record(step, due, context, first)
         except Exception as error:  # noqa: BLE001  # training must not stop

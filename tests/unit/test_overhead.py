@@ -7,6 +7,7 @@ from torch import nn
 from svdhooks.layers import find_layers
 from svdhooks.measuring import Measurer
 from svdhooks.overhead import (
+    CALL_SECONDS,
     CREDIT_SECONDS,
     LARGEST_STRETCH,
     Allowance,
@@ -240,3 +241,12 @@ def test_a_measurer_leaves_out_what_comes_too_late(calls):
 def test_an_impossible_share_is_refused(wrong):
     with pytest.raises(ValueError, match="max_overhead"):
         OverheadGuard(wrong)
+
+
+def test_calls_between_records_count_too():
+    guard, clock = _guard()
+    for _ in range(1000):
+        clock.now += 0.01
+        guard.passed(1, 0.0)
+    assert guard.spent == pytest.approx(1000 * CALL_SECONDS)
+    assert guard.elapsed == pytest.approx(10.0 - guard.spent)

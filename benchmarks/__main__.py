@@ -1,0 +1,52 @@
+"""Run all benchmarks: ``python -m benchmarks``, or with ``--quick`` in about a minute.
+
+Each runs in a process of its own, so that threads, caches and memory of one do not
+reach the next. ``RESULTS.md`` says what they found and on which machine.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+# script: arguments of a whole run, of a quick one
+SCRIPTS = {
+    "record_cost.py": ("--rounds 11", "--rounds 3 --threads 1"),
+    "training_overhead.py": (
+        "--seconds 90 --threads 1",
+        "--seconds 15 --threads 1 --tasks mlp",
+    ),
+    "log_write.py": ("--rounds 30", "--rounds 5"),
+    "log_read.py": ("--records 2000 --rounds 5", "--records 300 --rounds 2"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about a minute")
+    quick = parser.parse_args().quick
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    failed = []
+    for script, (whole, short) in SCRIPTS.items():
+        arguments = (short if quick else whole).split()
+        print(f"\n== {script} {' '.join(arguments)}", flush=True)
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), *arguments],
+            env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+            check=False,
+        )
+        print(f"== {script}: {time.perf_counter() - begun:.0f} s", flush=True)
+        if done.returncode:
+            failed.append(script)
+    if failed:
+        print(f"== failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
