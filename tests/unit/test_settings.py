@@ -41,7 +41,12 @@ def test_arguments_pass_through():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("taps", {"embedding": "backbone"}), ("alarms", "collapse"), ("observe", "training")]
+    ("name", "value"),
+    [
+        ("taps", {"embedding": "backbone"}),
+        ("alarms", "collapse"),
+        ("observe", "training"),
+    ],
 )
 def test_what_this_version_cannot_do_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name}=.*not available in this version"):
