@@ -173,7 +173,8 @@ def numerical_rank(
     if tol is None and rtol is None:
         threshold = noise_floor(sigma, shape=shape, dtype=dtype)
     else:
-        threshold = 0.0 * top + (0.0 if tol is None else tol)
+        with np.errstate(invalid="ignore"):  # infinity has no rank: it becomes NaN
+            threshold = 0.0 * top + (0.0 if tol is None else tol)
     if rtol is not None:
         threshold = xp.where(top * rtol > threshold, top * rtol, threshold)
     counted = xp.where(values > threshold[..., None], xp.ones_like(values), 0.0)

@@ -290,3 +290,7 @@ def test_a_device_is_not_waited_for(name):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     np.testing.assert_allclose(found.cpu(), expected, rtol=1e-12)
+
+
+def test_infinity_has_no_numerical_rank_and_no_warning():
+    assert np.isnan(linalg.numerical_rank(np.array([np.inf, 1.0]), tol=0.5))
