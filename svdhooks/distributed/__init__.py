@@ -1,0 +1,1 @@
+"""Several processes of one run: who solves what, what is merged, who writes."""
