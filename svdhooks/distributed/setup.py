@@ -1,0 +1,74 @@
+"""What the processes of one run have to agree upon before anything is recorded."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from svdhooks.distributed.team import Team
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def check_together(
+    team: Team, error: Exception | None, facts: Mapping[str, Any]
+) -> None:
+    """Raise on every process what one of them would raise; collective.
+
+    Args:
+        team: The processes.
+        error: What went wrong on this one.
+        facts: What has to be the same everywhere, by name; plain data.
+
+    Raises:
+        Exception: The error of this process, or else that of another.
+        ValueError: If the processes differ in a fact.
+    """
+    if team.alone:
+        if error is not None:
+            raise error
+        return
+    told = team.exchange((_sendable(error), {k: _plain(v) for k, v in facts.items()}))
+    if error is not None:
+        raise error
+    for rank, (failure, _) in enumerate(told):
+        if failure is not None:
+            failure.add_note(f"This happened on rank {rank}; this is rank {team.rank}.")
+            raise failure
+    first = told[0][1]
+    for rank, (_, others) in enumerate(told):
+        for name, value in others.items():
+            if value != first[name]:
+                raise ValueError(
+                    f"The processes disagree about {name}: found {_short(first[name])} on "
+                    f"rank 0 and {_short(value)} on rank {rank}; expected the same on all. "
+                    f"{_ADVICE.get(name, '')}".strip()
+                )
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """An error as another process can raise it."""
+    if error is None:
+        return None
+    known = (ValueError, TypeError, FileExistsError, FileNotFoundError, PermissionError)
+    kind = next((k for k in known if isinstance(error, k)), RuntimeError)
+    return kind(str(error))
+
+
+def _plain(value: Any) -> Any:
+    """The same text in all processes for what is the same in all of them."""
+    return _ADDRESS.sub("", value) if isinstance(value, str) else value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:200] + " …"
+
+
+_ADVICE = {
+    "the layers": (
+        "Where each process holds another part of the model (pipeline parallelism), "
+        "svdhooks cannot record it: its processes run different forwards, and a probe of "
+        "one part needs the output of another."
+    ),
+    "start_step": "Resume all of them from the same checkpoint.",
+}
