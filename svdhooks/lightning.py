@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.optim import Optimizer
+import torch
 from torch.utils.hooks import RemovableHandle
 
 from svdhooks._callback import callback_bases
@@ -25,8 +25,11 @@ from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
 from svdhooks.trainers import (
     check_alone,
+    default_dtype,
     defines_forward,
+    dtype_in_forwards,
     find_directory,
+    followed,
     in_terms_of_trainers,
     position,
 )
@@ -126,6 +129,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         self._global_step = 0
         self._restored = False
         self._begun = False
+        self._dtype = torch.get_default_dtype()
         self._recorder: Recorder | None = None
         self._handle: RemovableHandle | None = None
 
@@ -166,6 +170,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             pl_module: The module.
             stage: Only ``"fit"`` matters.
         """
+        self._restored = False  # what this stage is to restore is loaded after it
         if stage == "fit":
             self._directory = find_directory(trainer, self._log_dir)
 
@@ -200,7 +205,10 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
                 begin=False,
             )
         check_monitored(self._monitor, self._recorder.recorded)
-        self._handle = after_each_update(self._followed(trainer), self._updated)
+        self._handle = after_each_update(
+            followed(trainer, self._optimizer), self._updated
+        )
+        self._dtype = dtype_in_forwards(trainer)
         self._begun = self._restored = False
 
     def on_train_batch_start(
@@ -224,7 +232,10 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         usable = self._options["forward"] is not None or defines_forward(pl_module)
         if probing and not usable:
             self._recorder.say_no_forward(type(pl_module).__name__)
-        self._recorder.begin(batch if usable else None, position(trainer, batch_idx))
+        with default_dtype(self._dtype):
+            self._recorder.begin(
+                batch if usable else None, position(trainer, batch_idx)
+            )
         self._recorder.begin_batch(batch)
         self._log_monitored(pl_module)
 
@@ -244,7 +255,9 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             return
         context = position(trainer, batch_idx)
         self._global_step = context["global_step"]
-        if self._recorder.step(step=self._count, context=context):
+        with default_dtype(self._dtype):
+            recorded = self._recorder.step(step=self._count, context=context)
+        if recorded:
             self._log_monitored(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -270,16 +283,6 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         """The user's, and one for the trainer's loggers besides TensorBoard's."""
         extra = logger_sink(loggers, self._per_layer)
         return self._sinks if extra is None else (*self._sinks, extra)
-
-    def _followed(self, trainer: Any) -> Optimizer:
-        """The optimiser whose updates are counted."""
-        optimizers: list[Optimizer] = trainer.optimizers
-        if not 0 <= self._optimizer < len(optimizers):
-            raise ValueError(
-                f"SpectrumMonitor(optimizer={self._optimizer}): the module has "
-                f"{len(optimizers)} optimiser(s); expected an index below that."
-            )
-        return optimizers[self._optimizer]
 
     def _log_monitored(self, pl_module: Any) -> None:
         if self._recorder is None or not self._monitor:

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch.optim import Optimizer
+
 
 def find_directory(trainer: Any, chosen: str | None) -> str | None:
     """Where a trainer's records go.
@@ -68,6 +71,28 @@ def check_alone(directory: str | None, others: list[str | None]) -> None:
         )
 
 
+def followed(trainer: Any, index: int) -> Optimizer:
+    """The optimiser whose updates are counted.
+
+    Args:
+        trainer: The trainer.
+        index: Among the optimisers of its module.
+
+    Returns:
+        The optimiser.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    optimizers: list[Optimizer] = trainer.optimizers
+    if not 0 <= index < len(optimizers):
+        raise ValueError(
+            f"SpectrumMonitor(optimizer={index}): the module has "
+            f"{len(optimizers)} optimiser(s); expected an index below that."
+        )
+    return optimizers[index]
+
+
 def defines_forward(module: Any) -> bool:
     """Whether a LightningModule can be called; the base class only pretends."""
     return not type(module).forward.__module__.startswith((
@@ -97,3 +122,34 @@ def position(trainer: Any, batch_idx: int) -> dict[str, int]:
         "epoch": trainer.current_epoch,
         "batch_idx": batch_idx,
     }
+
+
+def dtype_in_forwards(trainer: Any) -> torch.dtype:
+    """The dtype of what a module makes without saying which, in a trainer's forwards.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        That of the parameters with ``precision="bf16-true"`` and the like.
+    """
+    with trainer.precision_plugin.forward_context():
+        return torch.get_default_dtype()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new tensors in a dtype where none is given.
+
+    Args:
+        dtype: A floating one.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
