@@ -49,12 +49,13 @@ class Journal:
         whole = [run_record(step, run), *records]
         if self._described != layout:
             whole.insert(0, meta_record(step, *describe(), self._settings))
-        self._described = layout
+        # said once all have it: not where a sink fails or Ctrl-C comes in between
+        self._described, described = None, layout
         for sink in self.sinks:
             try:
                 sink.write(whole)
             except Exception as error:  # noqa: BLE001  # a full disk must not stop training
-                self._described = None  # to be said again once writing works
+                described = None  # to be said again once writing works
                 name = type(sink).__name__
                 self._reporter.problem(
                     f"sink {name}",
@@ -63,6 +64,7 @@ class Journal:
                     "record is lost; training goes on and later records are tried again.",
                     error,
                 )
+        self._described = described
 
     def close(self) -> None:
         """Close the sinks; never raises."""

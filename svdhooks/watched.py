@@ -235,8 +235,8 @@ class WatchedModel:
     def store(self) -> None:
         """Write the reference batch beside the log; once."""
         if not self._stored:
-            self._stored = True
             self.reference.store()
+            self._stored = True
 
     def close(self) -> None:
         """Remove all hooks."""

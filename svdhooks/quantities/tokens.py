@@ -232,4 +232,6 @@ def _evenly(count: int, most: int, device: torch.device) -> Tensor:
     """Indices of at most that many, evenly spread."""
     if count <= most:
         return torch.arange(count, device=device)
-    return torch.linspace(0, count - 1, most, device=device).round().long()
+    # float32: a default dtype of bfloat16 cannot count to 300
+    spread = torch.linspace(0, count - 1, most, device=device, dtype=torch.float32)
+    return spread.round().long()
