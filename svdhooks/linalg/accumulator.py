@@ -27,6 +27,20 @@ class CovarianceAccumulator:
         self._blocks: list[Tensor] = []
         self._moments: Moments | None = None
 
+    @classmethod
+    def of(cls, moments: Moments) -> "CovarianceAccumulator":
+        """An accumulator of samples whose moments are known already.
+
+        Args:
+            moments: Not copied.
+
+        Returns:
+            The object.
+        """
+        known = cls(len(moments.mean))
+        known._moments = moments
+        return known
+
     @property
     def count(self) -> int:
         """Number of samples."""

@@ -120,6 +120,35 @@ class UnitStatistics:
         return merged
 
     @property
+    def total_absolute(self) -> Float[Tensor, " d"]:
+        """``Σ|h|`` of each unit, float64 (float32 on MPS)."""
+        return self._total
+
+    @classmethod
+    def of(
+        cls,
+        count: int,
+        minimum: Float[Tensor, " d"],
+        maximum: Float[Tensor, " d"],
+        total: Float[Tensor, " d"],
+    ) -> "UnitStatistics":
+        """Statistics that are known already, say by adding up those of others.
+
+        Args:
+            count: Number of samples.
+            minimum: Smallest value of each unit.
+            maximum: Largest value of each unit.
+            total: ``Σ|h|`` of each unit.
+
+        Returns:
+            The object.
+        """
+        known = cls(len(total))
+        known.count, known._total = count, total
+        known.minimum, known.maximum = minimum, maximum
+        return known
+
+    @property
     def mean_absolute(self) -> Float[Tensor, " d"]:
         """``E|h|`` of each unit, float64 (float32 on MPS); NaN without samples."""
         # 0/0 on purpose: no samples have no mean

@@ -1,0 +1,290 @@
+"""Covariances of what several processes saw, exactly as of all samples at once.
+
+With nᵢ samples of mean μᵢ and centred scatter Mᵢ on process i, the scatter of all is
+``Σ Mᵢ + nᵢ (μᵢ - μ)(μᵢ - μ)ᴴ`` (Chan, Golub & LeVeque 1979). One sum over the processes
+tells μ for every point, one more for each point its scatter, which only the process that
+solves it receives. Where all together have fewer samples than features, it receives the
+samples, and solves their Gram matrix.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svdhooks.distributed.shares import balanced
+from svdhooks.distributed.team import Team
+from svdhooks.linalg import CovarianceAccumulator, Moments
+from svdhooks.linalg.units import UnitStatistics
+
+Key = tuple[str, str]
+"""Layer and point."""
+
+
+@dataclass
+class Share:
+    """What one process saw of one point.
+
+    Attributes:
+        samples: Its samples; None: none.
+        units: The same, unit by unit.
+        dtype: Of the samples.
+        problem: Why the point could not be observed here; None if all is well.
+    """
+
+    samples: CovarianceAccumulator | None = None
+    units: UnitStatistics | None = None
+    dtype: torch.dtype | None = None
+    problem: str | None = None
+
+    def summary(self) -> "Summary":
+        """What the other processes have to know of it."""
+        if self.samples is None or self.problem is not None:
+            return Summary(problem=self.problem)
+        is_complex = bool(self.dtype and self.dtype.is_complex)
+        return Summary(self.samples.count, self.samples.d, self.dtype, is_complex)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How much there is of one point, on one process or on all.
+
+    Attributes:
+        count: Number of samples.
+        d: Number of features; 0 where there are no samples.
+        dtype: Of the samples.
+        is_complex: Whether they are complex.
+        problem: Why the point could not be observed.
+    """
+
+    count: int = 0
+    d: int = 0
+    dtype: torch.dtype | None = None
+    is_complex: bool = False
+    problem: str | None = None
+
+    @property
+    def as_samples(self) -> bool:
+        """Whether the samples are fewer than the features."""
+        return self.count < self.d
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether there is something to merge."""
+        return self.problem is None and self.count > 0
+
+
+def merge(
+    team: Team, keys: Sequence[Key], shares: Mapping[Key, Share]
+) -> dict[Key, Share]:
+    """Merge what each process saw; collective.
+
+    Args:
+        team: The processes.
+        keys: The points, the same on all in the same order.
+        shares: Of this process; a point that it did not see may be missing.
+
+    Returns:
+        The points that this process is to solve, each with the samples of all; a point
+        that failed on one process has that problem.
+
+    Raises:
+        TeamError: If the others cannot be reached.
+    """
+    mine = [shares.get(key, Share()) for key in keys]
+    told = team.exchange([share.summary() for share in mine])
+    totals = [_total(column) for column in zip(*told, strict=True)]
+    solvers = balanced([min(t.count, t.d) ** 3 for t in totals], team.size)
+    merger = _Merger(team, mine, totals)
+    found: dict[Key, Share] = {}
+    for number, (key, total) in enumerate(zip(keys, totals, strict=True)):
+        whole = merger.merged(number, solvers[number]) if total.mergeable else None
+        if solvers[number] == team.rank:
+            found[key] = whole or Share(problem=total.problem)
+    return found
+
+
+def _total(column: Sequence[Summary]) -> Summary:
+    """What all processes have of one point."""
+    problems = [
+        f"{each.problem} (rank {rank})"
+        for rank, each in enumerate(column)
+        if each.problem is not None
+    ]
+    if problems:
+        return Summary(problem=problems[0])
+    seen = [each for each in column if each.count]
+    if not seen:
+        return Summary()
+    if len({each.d for each in seen}) > 1:
+        widths = sorted({each.d for each in seen})
+        return Summary(problem=f"the ranks saw different numbers of features: {widths}")
+    return Summary(
+        sum(each.count for each in seen),
+        seen[0].d,
+        seen[0].dtype,
+        any(each.is_complex for each in seen),
+    )
+
+
+@dataclass
+class _Merger:
+    """The sums that concern all points are made once, at the beginning."""
+
+    team: Team
+    shares: Sequence[Share]
+    totals: Sequence[Summary]
+    means: dict[int, Tensor] = field(default_factory=dict)
+    units: dict[int, UnitStatistics] = field(default_factory=dict)
+    buffer: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def __post_init__(self) -> None:
+        """Add up means and units of all points; make room for the largest scatter."""
+        sums = [self._local(n, _sums) for n in self._numbers()]
+        peaks = [self._local(n, _peaks) for n in self._numbers()]
+        added = torch.cat(sums) if sums else torch.zeros(0, dtype=torch.float64)
+        most = torch.cat(peaks) if peaks else torch.zeros(0, dtype=torch.float64)
+        self.team.add(added)
+        self.team.largest(most)
+        lengths = [self.totals[n].d for n in self._numbers()]
+        parts = torch.split(added, [4 * d for d in lengths])
+        tops = torch.split(most, [2 * d for d in lengths])
+        for number, part, top in zip(self._numbers(), parts, tops, strict=True):
+            self._take(number, part, top)
+        self._reserve()
+
+    def _numbers(self) -> list[int]:
+        return [n for n, total in enumerate(self.totals) if total.mergeable]
+
+    def _local(self, number: int, read: Callable[[Share, int], Tensor]) -> Tensor:
+        """What this process adds; NaN where that fails, because the others wait."""
+        d, share = self.totals[number].d, self.shares[number]
+        try:
+            return read(share, d)
+        except Exception as error:  # noqa: BLE001  # a measurement may fail
+            share.problem = f"{type(error).__name__}: {error}"
+            return read(Share(), d) + torch.nan
+
+    def _take(self, number: int, sums: Tensor, peaks: Tensor) -> None:
+        total = self.totals[number]
+        real, imaginary, absolute, unknown = sums.chunk(4)
+        mean = torch.complex(real, imaginary) if total.is_complex else real
+        self.means[number] = mean / total.count
+        high, low = peaks.chunk(2)
+        nan = torch.where(unknown == 0, 0.0, torch.nan)
+        self.units[number] = UnitStatistics.of(
+            total.count, nan - low, nan + high, absolute
+        )
+
+    def _reserve(self) -> None:
+        """Make room once; whoever cannot keeps all from sending scatters."""
+        widths = [
+            total.d**2 * (2 if total.is_complex else 1)
+            for total in self.totals
+            if total.mergeable and not total.as_samples
+        ]
+        if not widths:
+            return
+        try:
+            self.buffer = torch.zeros(max(widths), dtype=torch.float64)
+        except Exception:  # noqa: BLE001  # out of memory: it is said for each point
+            self.buffer = torch.zeros(0)
+        if not self.team.agree(self.buffer.numel() > 0):
+            self.buffer = torch.zeros(0)
+
+    def merged(self, number: int, solver: int) -> Share | None:
+        """One point, for the process that solves it.
+
+        Args:
+            number: Of the point.
+            solver: Rank of that process.
+
+        Returns:
+            The samples of all processes; None for the others.
+        """
+        total, share = self.totals[number], self.shares[number]
+        if total.as_samples:
+            whole = self._samples(share, total, solver)
+        elif self.buffer.numel():
+            whole = self._scatter(number, solver)
+        else:
+            return Share(problem="out of memory for the scatter of all ranks")
+        share.samples = None  # freed as soon as it is sent
+        if whole is None:
+            return None
+        return Share(whole, self.units[number], total.dtype, share.problem)
+
+    def _scatter(self, number: int, solver: int) -> CovarianceAccumulator | None:
+        total, mean = self.totals[number], self.means[number]
+        size = total.d**2 * (2 if total.is_complex else 1)
+        flat = self.buffer[:size]
+        flat.zero_()
+        if self._sees(number):
+            try:
+                _add_scatter(flat, self.shares[number], mean)
+            except Exception as error:  # noqa: BLE001  # the others wait for something
+                flat.fill_(torch.nan)
+                self.shares[number].problem = f"{type(error).__name__}: {error}"
+        self.team.add(flat, to=solver)
+        if self.team.rank != solver:
+            return None
+        whole = _square(flat, total.d, total.is_complex).clone()
+        return CovarianceAccumulator.of(Moments(total.count, mean, whole))
+
+    def _samples(
+        self, share: Share, total: Summary, solver: int
+    ) -> CovarianceAccumulator | None:
+        samples = None if share.samples is None else share.samples.samples
+        own = None if samples is None or not len(samples) else samples.cpu()
+        blocks = self.team.collect(own, to=solver)
+        if blocks is None:
+            return None
+        whole = CovarianceAccumulator(total.d)
+        for block in blocks:
+            if block is not None:
+                whole.update(block)
+        return whole
+
+    def _sees(self, number: int) -> bool:
+        samples = self.shares[number].samples
+        return samples is not None and samples.count > 0
+
+
+def _sums(share: Share, d: int) -> Tensor:
+    """Real and imaginary part of Σx, Σ|x|, and how often a unit is NaN."""
+    if share.samples is None or share.units is None or not share.samples.count:
+        return torch.zeros(4 * d, dtype=torch.float64)
+    total = share.samples.mean.cpu() * share.samples.count
+    imaginary = total.imag if total.is_complex() else torch.zeros_like(total)
+    extremes = share.units.minimum.cpu() + share.units.maximum.cpu()
+    parts = (
+        total.real,
+        imaginary,
+        share.units.total_absolute.cpu(),
+        extremes.isnan(),
+    )
+    return torch.cat([part.to(torch.float64) for part in parts])
+
+
+def _peaks(share: Share, d: int) -> Tensor:
+    """The largest value of each unit, and of its negative; no NaN."""
+    if share.units is None or not share.units.count:
+        return torch.full((2 * d,), -torch.inf, dtype=torch.float64)
+    both = torch.cat([share.units.maximum.cpu(), -share.units.minimum.cpu()])
+    return torch.where(both.isnan(), -torch.inf, both.to(torch.float64))
+
+
+def _add_scatter(flat: Tensor, share: Share, mean: Tensor) -> None:
+    """Add ``M + n (μᵢ - μ)(μᵢ - μ)ᴴ``; without a second matrix where μ is real."""
+    samples: Any = share.samples
+    moments = samples.moments(mean.dtype)
+    target = _square(flat, len(mean), mean.is_complex())
+    target += moments.scatter.to(target)
+    shift = moments.mean.to(mean) - mean
+    target.addr_(shift, shift.conj().resolve_conj(), alpha=moments.count)
+
+
+def _square(flat: Tensor, d: int, is_complex: bool) -> Tensor:
+    return torch.view_as_complex(flat.view(d, d, 2)) if is_complex else flat.view(d, d)
