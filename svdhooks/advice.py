@@ -18,8 +18,8 @@ def no_probe(reporter: Reporter, model: str = "") -> None:
         f"no probe{of}",
         f"svdhooks: no reference batch{of} is known, so only weights are recorded. Pass one "
         "as probe=, or call recorder.step(batch=...); it is captured by itself only when "
-        "the object given to watch() is called in training mode, is not compiled in "
-        "place, and forward= is not given.",
+        "the object given to watch() is called in training mode, not by a function that "
+        "is compiled itself, and forward= is not given.",
     )
 
 

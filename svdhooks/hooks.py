@@ -161,7 +161,7 @@ def _autocast_off() -> Iterator[None]:
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    """What a copied or unpickled capture hook does."""
+    """What a copied or unpickled hook does."""
 
 
 def _copied() -> Callable[..., None]:
@@ -190,27 +190,6 @@ class _Uncopied:
 
     def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
         return _copied, ()
-
-
-def capture_next_call(
-    model: nn.Module, deliver: Callable[[tuple[Any, ...], Mapping[str, Any]], None]
-) -> RemovableHandle:
-    """Hand the arguments of the model's next call in training mode to ``deliver``.
-
-    Args:
-        model: The object that the training loop calls.
-        deliver: Called once, with the positional and the keyword arguments.
-
-    Returns:
-        The handle; the hook does not remove itself.
-    """
-    receivers = [deliver]
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module.training and receivers:
-            receivers.pop()(args, kwargs)  # let go of: it holds its owner
-
-    return model.register_forward_pre_hook(_Uncopied(hook), with_kwargs=True)
 
 
 def after_each_update(optimizer: Any, notify: Callable[[], None]) -> RemovableHandle:

@@ -153,9 +153,9 @@ class Models:
             model.listen()
 
     def stop_listening(self) -> None:
-        """Remove the capturing hooks."""
+        """Capture no more, now that an update was made."""
         for model in self:
-            model.reference.stop_listening()
+            model.reference.step_made()
 
     def begin_batch(self, batch: Any) -> None:
         """A training batch begins, as the loader gives it; of several models by name."""

@@ -6,9 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from svdhooks.hooks import capture_next_call
+from svdhooks.capture import Capture, capture_next_call
 from svdhooks.layers import unwrap
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.reports import Reporter
@@ -49,7 +48,7 @@ class ReferenceKeeper:
         self._forward = forward
         self._directory = directory
         self._reporter = reporter
-        self._handle: RemovableHandle | None = None
+        self._capture: Capture | None = None
         self._resumed = resumed
         suffix = f"-{quote(name, safe='')}" if name else ""
         self._file, self._hash_file = (
@@ -63,19 +62,24 @@ class ReferenceKeeper:
 
     def listen(self) -> None:
         """Capture the model's next call in training mode, unless a batch is known."""
-        if self.batch is not None or self._handle is not None:
+        if self.batch is not None or self._capture is not None:
             return
         if self._forward is not None:
             return  # it takes a batch of the loader, which a call need not show
-        if getattr(self._model, "_compiled_call_impl", None) is not None:
-            return  # compiled in place: a hook would be compiled into it
-        self._handle = capture_next_call(self._model, self._captured)
+        self._capture = capture_next_call(self._model, self._captured)
+
+    def step_made(self) -> None:
+        """Stop listening, unless the model was compiled in place meanwhile: again."""
+        displaced = self._capture is not None and self._capture.displaced
+        self.stop_listening()
+        if displaced:
+            self.listen()
 
     def stop_listening(self) -> None:
-        """Remove the capturing hook."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        """Leave the model's calls as they were."""
+        if self._capture is not None:
+            self._capture.remove()
+            self._capture = None
 
     def offer(self, batch: Any) -> None:
         """Take a training batch as the reference if none is known.

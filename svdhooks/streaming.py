@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from svdhooks.capture import compiled_in_place
 from svdhooks.hooks import observed_in_training
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
@@ -177,7 +178,7 @@ def refuse_compiled(called: nn.Module) -> None:
     for name, module in called.named_modules():
         compiled = (
             type(module).__name__ == "OptimizedModule"
-            or getattr(module, "_compiled_call_impl", None) is not None
+            or compiled_in_place(module)
             or getattr(module, "_compiler_ctx", None) is not None
         )
         if compiled:

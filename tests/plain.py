@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from svdhooks.capture import Capture
 from tests.oracles import entropy
 
 Array = NDArray[np.float64]
@@ -34,7 +35,7 @@ def train(
 
 
 def hooks_on(model: nn.Module) -> int:
-    """Number of hooks of every kind on all modules."""
+    """Number of hooks of every kind on all modules, and of what stands before a call."""
     tables = (
         "_forward_hooks",
         "_forward_pre_hooks",
@@ -44,7 +45,9 @@ def hooks_on(model: nn.Module) -> int:
         "_state_dict_pre_hooks",
         "_load_state_dict_pre_hooks",
     )
-    return sum(len(getattr(m, table)) for m in model.modules() for table in tables)
+    hooks = sum(len(getattr(m, table)) for m in model.modules() for table in tables)
+    slots = [m.__dict__.get("_compiled_call_impl") for m in model.modules()]
+    return hooks + sum(isinstance(slot, Capture) for slot in slots)
 
 
 def points_by_hand(model: nn.Module, *args: Any) -> dict[tuple[str, str], Tensor]:

@@ -1,6 +1,7 @@
 """A plain loop: what is recorded, at which steps, on which data."""
 
 import gc
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -209,14 +210,15 @@ def test_only_training_mode_is_captured():
     assert _steps(memory) == [0, 1, 2]
 
 
-def test_the_capturing_hook_is_removed_by_step_and_not_before():
+def test_the_capture_ends_with_the_first_call_or_the_first_step():
     model = mlp(4, 6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for followed in (True, False):
+    for followed, called in product((True, False), repeat=2):
         recorder, _ = _watch(model, optimizer=optimizer if followed else None)
         assert hooks_on(model) == 1
-        model(BATCHES[0]).sum().backward()
-        assert hooks_on(model) == 1
+        if called:
+            model(BATCHES[0]).sum().backward()
+            assert hooks_on(model) == 0
         optimizer.step()
         if not followed:
             recorder.step()
@@ -413,14 +415,6 @@ def test_a_compiled_model_is_not_compiled_again(given):
     train(model, BATCHES, recorder)
     assert len(graphs) == 1
     assert len(memory.of("covariance", "0")) == 2 * (11 if given else 10)
-
-
-def test_a_model_compiled_in_place_is_not_captured_and_this_is_said():
-    model = mlp(4, 6, 3)
-    model.compile(backend="eager")
-    recorder, _ = _watch(model, on_error="warn")
-    with pytest.warns(RecordingWarning, match="not compiled in place"):
-        train(model, BATCHES[:2], recorder)
 
 
 def test_lazy_modules_are_initialised_by_the_training_and_not_by_us():

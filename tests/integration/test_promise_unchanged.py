@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 import svdhooks
 from svdhooks.sinks.memory import MemorySink
 from tests.models import Everything
+from tests.plain import hooks_on
 
 # beartype draws from Python's random stream to choose which items it checks
 pytestmark = pytest.mark.usefixtures("as_a_user_calls")
@@ -70,11 +71,6 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _hooks(model: nn.Module) -> int:
-    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return sum(len(getattr(m, t)) for m in model.modules() for t in tables)
-
-
 @pytest.mark.parametrize("probe", [None, TOKENS[0]], ids=["captured", "given"])
 def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path):
     memory = MemorySink()
@@ -97,7 +93,7 @@ def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path
     assert ("conv", "output") in measured
     assert ("attention.v_proj", "output") in measured
     assert ("spectral", "weight") in measured
-    assert _hooks(watched["model"]) == _hooks(plain["model"])
+    assert hooks_on(watched["model"]) == hooks_on(plain["model"])
 
 
 def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
@@ -139,7 +135,7 @@ def test_the_model_copies_and_pickles_at_any_time(tmp_path):
         next(iter(recorder._models)).reference.batch.args[0], TOKENS[0]
     )
     recorder.close()
-    assert _hooks(model) == 0
+    assert hooks_on(model) == 0
 
 
 def test_hooks_are_gone_after_an_exception(tmp_path):
@@ -147,8 +143,8 @@ def test_hooks_are_gone_after_an_exception(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with svdhooks.watch(model, tmp_path, every=1, optimizer=optimizer):
-            assert _hooks(model) == 1
+            assert hooks_on(model) == 1
             assert len(optimizer._optimizer_step_post_hooks) == 1
             raise KeyboardInterrupt
-    assert _hooks(model) == 0
+    assert hooks_on(model) == 0
     assert len(optimizer._optimizer_step_post_hooks) == 0

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svdhooks.hooks import after_each_update, capture_next_call, count_calls, observed
+from svdhooks.hooks import after_each_update, count_calls, observed
 from svdhooks.layers import Layer, PointValue, find_layers
-from tests.models import InPlace, Reused, TwoInputs, mlp
+from tests.models import InPlace, Reused, mlp
 from tests.plain import hooks_on
 
 
@@ -122,64 +121,6 @@ def test_calls_are_counted_per_module():
         model(torch.randn(2, 5))
     assert calls == {id(model.cell): 6, id(model.out): 2}
     assert hooks_on(model) == 0
-
-
-# --- capture_next_call -------------------------------------------------------------------------
-
-
-def test_the_first_call_in_training_mode_is_handed_over_with_its_keywords():
-    model, calls = TwoInputs(), []
-    handle = capture_next_call(model, lambda args, kwargs: calls.append((args, kwargs)))
-    a, b = torch.randn(2, 4), torch.randn(2, 5)
-    model.eval()(a, b)
-    assert calls == []
-    model.train()(a, b=b, scale=2.0)
-    model(a, b)
-    ((args, kwargs),) = calls
-    assert args[0] is a
-    assert kwargs["b"] is b
-    assert kwargs["scale"] == 2.0
-    assert hooks_on(model) == 1  # it does not remove itself
-    handle.remove()
-    assert hooks_on(model) == 0
-
-
-@pytest.mark.parametrize(
-    "double",
-    [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))],
-    ids=["deepcopy", "copy", "pickle"],
-)
-def test_copies_of_the_model_capture_nothing_and_leave_the_capture_alone(double):
-    model, calls = mlp(4, 6, 3), []
-    capture_next_call(model, lambda args, _: calls.append(args))
-    for twin in (double(model), double(double(model))):
-        if double is not copy.copy:  # a shallow copy shares the table of hooks
-            twin(torch.zeros(2, 4))
-            assert calls == []
-    x = torch.ones(3, 4)
-    model(x)
-    assert calls[0][0] is x
-
-
-def test_a_whole_model_saved_while_listening_loads_where_nothing_listens(tmp_path):
-    model = mlp(4, 6, 3)
-    capture_next_call(model, _nothing)
-    torch.save(model, tmp_path / "model.pt")
-    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
-    torch.testing.assert_close(loaded(torch.ones(2, 4)), model(torch.ones(2, 4)))
-
-
-def test_a_captured_call_holds_nothing_afterwards():
-    class Owner:
-        def take(self, args: Any, kwargs: Any) -> None:
-            pass
-
-    model, owner = mlp(4, 4), Owner()
-    capture_next_call(model, owner.take)
-    reference = weakref.ref(owner)
-    model(torch.zeros(1, 4))
-    del owner
-    assert reference() is None
 
 
 # --- after_each_update ---------------------------------------------------------------------------

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from svdhooks.capture import Capture
 from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.reference import FILE, HASH_FILE, ReferenceKeeper
 from svdhooks.reports import RecordingError, RecordingWarning, Reporter
-from tests.models import mlp
-from tests.plain import hooks_on
+from tests.models import Reused, mlp
 
 X, OTHER = torch.randn(5, 4), torch.randn(5, 4)
 
@@ -49,7 +49,7 @@ def test_a_given_probe_is_known_at_once_and_nothing_replaces_it():
     model = mlp(4, 6, 3)
     keeper = _keeper(probe=X, model=model)
     keeper.listen()
-    assert hooks_on(model) == 0
+    assert model._compiled_call_impl is None
     keeper.offer(OTHER)
     assert _same(keeper, X)
     assert keeper.given
@@ -64,25 +64,56 @@ def test_the_first_offer_stays():
     assert not keeper.given
 
 
-def test_listening_twice_hooks_once_and_stopping_twice_is_harmless():
+def test_listening_twice_listens_once_and_stopping_twice_is_harmless():
     model = mlp(4, 6, 3)
     keeper = _keeper(model=model)
     keeper.listen()
+    first = model._compiled_call_impl
+    assert isinstance(first, Capture)
     keeper.listen()
-    assert hooks_on(model) == 1
+    assert model._compiled_call_impl is first
+    keeper.stop_listening()
+    keeper.stop_listening()
+    assert model._compiled_call_impl is None
+    assert keeper.batch is None
+
+
+def test_what_is_captured_is_the_reference():
+    model = mlp(4, 6, 3)
+    keeper = _keeper(model=model)
+    keeper.listen()
     model(X)
-    keeper.stop_listening()
-    keeper.stop_listening()
-    assert hooks_on(model) == 0
+    assert _same(keeper, X)
+    model(OTHER)
     assert _same(keeper, X)
 
 
-def test_a_model_compiled_in_place_or_called_by_forward_is_not_listened_to():
-    compiled = mlp(4, 6, 3)
-    compiled.compile(backend="eager")
-    for model, forward in ((compiled, None), (mlp(4, 6, 3), lambda m, b: m(b[0]))):
-        _keeper(model=model, forward=forward).listen()
-        assert hooks_on(model) == 0
+def test_a_model_called_by_forward_is_not_listened_to():
+    model = mlp(4, 6, 3)
+    _keeper(model=model, forward=lambda m, b: m(b[0])).listen()
+    assert model._compiled_call_impl is None
+
+
+def test_a_model_compiled_in_place_meanwhile_is_listened_to_again():
+    model = Reused()
+    keeper = _keeper(model=model)
+    keeper.listen()
+    model.compile(backend="eager")
+    x = torch.randn(3, 5)
+    model(x)
+    assert keeper.batch is None  # compiling replaced what listened
+    keeper.step_made()
+    model(x)
+    assert _same(keeper, x)
+
+
+def test_a_step_without_a_call_ends_the_listening():
+    model = mlp(4, 6, 3)
+    keeper = _keeper(model=model)
+    keeper.listen()
+    keeper.step_made()
+    model(X)
+    assert keeper.batch is None
 
 
 class _Uncopyable:
