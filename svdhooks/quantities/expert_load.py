@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from svdhooks.distributed.team import Team
+from svdhooks.distributed.uniting import gathered
 from svdhooks.layers import Layer, PointValue
 from svdhooks.layers.kinds_experts import LOAD
 from svdhooks.layers.tap import Watched
@@ -108,6 +110,26 @@ class ExpertLoadObserver:
         """
         if layer.name in self._layers:
             self._failures.setdefault(layer.name, status_of(error))
+
+    def unite(self, team: Team, counts: bool) -> None:
+        """Add up what all processes counted; collective.
+
+        Args:
+            team: The processes.
+            counts: Whether what this process saw counts.
+        """
+        united = gathered(team, lambda: (self._loads, self._failures), counts)
+        if united is None:  # another process records them
+            self._layers = {}
+            return
+        states, problem = united
+        self._loads, self._failures = {}, {}
+        for loads, failures in states:
+            self._failures |= failures
+            for name, load in loads.items():
+                self._loads[name] = self._loads.get(name, 0) + load
+        if problem is not None:
+            self._failures |= dict.fromkeys(self._layers, problem)
 
     def records(self) -> list[Record]:
         """One record per chosen layer, also where nothing was seen."""

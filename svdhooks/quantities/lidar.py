@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from svdhooks.distributed.team import Team
+from svdhooks.distributed.uniting import gathered
 from svdhooks.layers import PointValue, Samples, samples_of
 from svdhooks.layers.tap import Watched
 from svdhooks.linalg._lidar import lidar
@@ -105,6 +108,9 @@ class LiDAR:
         return f"{features} features exceed max_features={self.max_features}"
 
 
+_Rows = dict[tuple[str, str], Tensor]
+
+
 class LidarObserver:
     """Measures each point at its one call of a probe.
 
@@ -126,6 +132,7 @@ class LidarObserver:
         ]
         self._calls: dict[str, int] = {}
         self._found: dict[tuple[str, str], tuple[float, float]] = {}
+        self._rows: _Rows = {}
         self._problems: dict[tuple[str, str], str] = {}
         self._seconds: dict[tuple[str, str], float] = {}
 
@@ -147,12 +154,15 @@ class LidarObserver:
                 )
                 continue
             begun = time.perf_counter()
-            self._found[key] = self._measure(value)
+            rows = _one_per_view(value, self._context)
+            if self._context.together:  # other processes have more of them
+                self._rows[key] = rows.clone()
+            else:
+                self._found[key] = self._measure(rows)
             self._seconds[key] = time.perf_counter() - begun
 
-    def _measure(self, value: PointValue) -> tuple[float, float]:
+    def _measure(self, rows: Float[Tensor, "n d"]) -> tuple[float, float]:
         """LiDAR, and the most that it can be."""
-        rows = _one_per_view(value, self._context)
         count, features, views = *rows.shape, self._quantity.views
         if features > self._quantity.max_features:  # of a tap: not known before
             raise ValueError(self._quantity.too_wide(features))
@@ -173,8 +183,43 @@ class LidarObserver:
             error: Why.
         """
         for key in self._wanted:
-            if key[0] == layer.name and key not in self._found:
+            seen = key in self._found or key in self._rows
+            if key[0] == layer.name and not seen:
                 self._problems[key] = status_of(error)
+
+    def unite(self, team: Team, counts: bool) -> None:
+        """Measure the embeddings that all processes saw; collective.
+
+        Args:
+            team: The processes. Each has all views of its samples.
+            counts: Whether what this process saw counts.
+        """
+
+        def state() -> tuple[_Rows, dict[tuple[str, str], str]]:
+            rows = {key: each.cpu() for key, each in self._rows.items()}
+            return rows, self._problems
+
+        united = gathered(team, state, counts)
+        if united is None:  # another process records them
+            self._wanted = []
+            return
+        states, problem = united
+        if problem is not None:
+            self._problems |= dict.fromkeys(self._wanted, problem)
+        for _, problems in states:
+            self._problems |= problems
+        for key in self._wanted:
+            rows = [several[key] for several, _ in states if key in several]
+            if rows and key not in self._problems:
+                self._measure_all(key, rows)
+
+    def _measure_all(self, key: tuple[str, str], rows: list[Tensor]) -> None:
+        try:
+            if any(len(each) % self._quantity.views for each in rows):
+                raise ValueError(f"not all ranks have all {self._quantity.views} views")
+            self._found[key] = self._measure(torch.cat(rows))
+        except Exception as error:  # noqa: BLE001  # that of one point, not of all
+            self._problems[key] = status_of(error)
 
     def records(self) -> list[Record]:
         """One record per chosen layer and point, also where nothing was seen."""

@@ -93,6 +93,8 @@ class ProbeContext:
         expected_calls: ``id(module)`` -> calls in one forward, as counted before; 0
             where there may be any number.
         source: Whose forward it is, for statuses.
+        together: Whether other processes see the rest of it: what passes is kept until
+            `Unites.unite` puts it together.
     """
 
     step: int
@@ -100,6 +102,7 @@ class ProbeContext:
     samples: Samples
     expected_calls: Mapping[int, int]
     source: str = "the probe"
+    together: bool = False
 
 
 @runtime_checkable

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from svdhooks.distributed.team import Team
+from svdhooks.distributed.uniting import gathered
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
 from svdhooks.linalg.tokens import TokenRanks, token_ranks
@@ -154,6 +156,26 @@ class TokenObserver:
         """Note that reading a layer's points failed."""
         if layer.name in self._layers:
             self._problems[layer.name] = status_of(error)
+
+    def unite(self, team: Team, counts: bool) -> None:
+        """Put together the sequences that all processes saw; collective.
+
+        Args:
+            team: The processes.
+            counts: Whether what this process saw counts.
+        """
+        united = gathered(team, lambda: (self._found, self._problems), counts)
+        if united is None:  # another process records them
+            self._layers = {}
+            return
+        states, problem = united
+        self._found, self._problems = {}, {}
+        for found, problems in states:
+            self._problems |= problems
+            for name, ranks in found.items():
+                self._found.setdefault(name, []).extend(ranks)
+        if problem is not None:
+            self._problems |= dict.fromkeys(self._layers, problem)
 
     def records(self) -> list[Record]:
         """One record per layer and tap whose output has a sequence axis."""
