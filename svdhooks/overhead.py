@@ -176,13 +176,23 @@ class OverheadGuard:
                 left = min(left, self.allowance.earned / 2)
         return chosen
 
-    def finished(self, costs: Mapping[Part, float], total: float) -> None:
+    def finished(
+        self,
+        costs: Mapping[Part, float],
+        total: float,
+        told: Mapping[str, float] | None = None,
+    ) -> None:
         """Learn what a record cost and decide about the next.
+
+        Where several processes record one run, they have to decide alike: then all
+        numbers are those which they agreed upon.
 
         Args:
             costs: Seconds of each measured part.
             total: Seconds of the whole record, up to now.
+            told: ``spent`` and ``elapsed`` of all processes; None: those of this one.
         """
+        told = told or {"spent": self.spent, "elapsed": self.elapsed}
         self._records += 1
         self._costs.update(costs)
         self._turn.update(dict.fromkeys(costs, self._records))
@@ -191,20 +201,20 @@ class OverheadGuard:
             self._probe_cost = max(rest - self._record_cost, 0.0)
         else:
             self._record_cost = rest
-        self.allowance = self._decide()
+        self.allowance = self._decide(told["spent"], told["elapsed"])
 
-    def _decide(self) -> Allowance:
+    def _decide(self, spent: float, elapsed: float) -> Allowance:
         if self.max_overhead is None:
             return Allowance()
         whole = sum(self._costs.values()) + self._record_cost + self._probe_cost
-        available = self._available
+        available = self.max_overhead * elapsed + CREDIT_SECONDS - spent
         if available >= whole:
             return Allowance()
-        if self._dues == 0 or self.elapsed <= 0:
+        if self._dues == 0 or elapsed <= 0:
             # how long training takes is not known yet: use what is left of the credit
             available = max(available, 0.0)
             return Allowance(1, available, available)
-        gain = self.max_overhead * self.elapsed / self._dues
+        gain = self.max_overhead * elapsed / self._dues
         for stretch in range(1, LARGEST_STRETCH + 1):
             if available + stretch * gain >= whole:
                 return Allowance(stretch)

@@ -2,6 +2,9 @@
 
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,8 +22,26 @@ class RecordingError(RuntimeError):
     """The same, for those who want training to stop: ``on_error="raise"``."""
 
 
+@dataclass(frozen=True)
+class Said:
+    """What one process has to say, for all of them.
+
+    Attributes:
+        subject: What it is about.
+        message: What happened and what to do.
+        grave: Whether something could not be recorded.
+    """
+
+    subject: str
+    message: str
+    grave: bool
+
+
 class Reporter:
     """Warns once per subject, or raises for those who want it.
+
+    Where several processes record one run, what they have to say is held back until
+    they meet: then one of them says it, and all of them raise or none does.
 
     Args:
         on_error: ``"warn"``, or ``"raise"`` to let every problem stop the training.
@@ -34,6 +55,51 @@ class Reporter:
             raise ValueError(f"on_error={on_error!r}: expected 'warn' or 'raise'.")
         self.on_error = on_error
         self._said: set[str] = set()
+        self._held: list[Said] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[list[Said]]:
+        """Say and raise nothing now, but collect it for `repeat`.
+
+        Yields:
+            What was to be said so far.
+        """
+        before, self._held = self._held, []
+        try:
+            yield self._held
+        finally:
+            self._held = before
+
+    def repeat(self, told: Sequence[Sequence[Said]], aloud: bool) -> None:
+        """Say what all processes have to say.
+
+        Args:
+            told: By rank.
+            aloud: Whether this process speaks for all.
+
+        Raises:
+            RecordingError: If ``on_error="raise"`` and something could not be recorded,
+                on every process.
+        """
+        ranks: dict[str, list[int]] = {}
+        for rank, several in enumerate(told):
+            for said in several:
+                ranks.setdefault(said.subject, []).append(rank)
+        grave = None
+        for said in (each for several in told for each in several):
+            where = sorted(set(ranks[said.subject]))
+            message = said.message
+            if len(where) < len(told):
+                names = ", ".join(map(str, where))
+                message += f" (On rank{'s' if len(where) > 1 else ''} {names}.)"
+            if said.grave and self.on_error == "raise":
+                grave = grave or message
+            elif aloud:
+                self.note(said.subject, message)
+            else:
+                self._said.add(said.subject)
+        if grave is not None:
+            raise RecordingError(grave)
 
     def problem(
         self, subject: str, message: str, cause: BaseException | None = None
@@ -48,6 +114,9 @@ class Reporter:
         Raises:
             RecordingError: If ``on_error="raise"``; one that is the cause stays itself.
         """
+        if self._held is not None:
+            self._held.append(Said(subject, message, grave=True))
+            return
         if self.on_error == "raise":
             if isinstance(cause, RecordingError):
                 raise cause
@@ -61,6 +130,9 @@ class Reporter:
             subject: What it is about.
             message: What to say.
         """
+        if self._held is not None:
+            self._held.append(Said(subject, message, grave=False))
+            return
         if subject in self._said:
             _logger.debug("%s", message)
             return
