@@ -11,6 +11,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from svdhooks.accelerated import without_autocast
 from svdhooks.originals import originals_kept, point_to, set_version
 
 SEED = 0
@@ -59,6 +60,8 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
         stack.enter_context(torch.set_grad_enabled(derivatives))
         for device in devices | {"cpu"}:
             stack.enter_context(torch.autocast(device, enabled=False))
+        if (forward := without_autocast(model)) is not None:
+            model.__dict__["forward"] = forward
         for module in modules:
             module.training = False
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):

@@ -16,7 +16,7 @@ from svdhooks.nested import map_tensors, private, tensors_in, with_data
 from svdhooks.wholefile import written_whole
 
 Forward = Callable[[nn.Module, Any], Any]
-Mask = str | Callable[[Any], Tensor]
+Mask = str | Callable[[Any], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ProbeOptions:
     Attributes:
         mask: Which tokens count: the key of a ``(batch, length)`` mask in the
             reference batch (``"attention_mask"``), or a callable that takes the
-            batch and returns one. Padding distorts ranks: 60 % of it takes an
-            effective rank from 244 to 88.
+            batch and returns one, or None where all count. Padding distorts ranks:
+            60 % of it takes an effective rank from 244 to 88.
         samples: What a sample is where there is a sequence axis: every token, the
             last one that counts, or the mean over those that count.
         keep: What of the batch is stored with the run, so that a resumed run
@@ -190,6 +190,8 @@ class ReferenceBatch:
             return None
         if callable(option):
             value = option(self.batch)
+            if value is None:
+                return None
         else:
             named = self.batch if isinstance(self.batch, Mapping) else self.kwargs
             if option not in named:

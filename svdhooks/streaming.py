@@ -48,6 +48,7 @@ class Stream:
         self._windows: dict[str, Observation] = {}
         self._context = ProbeContext(0, None, options.samples, {}, _SOURCE)
         self._shown = False
+        self._mask_known = False
         self._hooks = ExitStack()
 
     @property
@@ -65,7 +66,7 @@ class Stream:
             return
         if not self._windows:
             self._context = ProbeContext(0, None, self._options.samples, {}, _SOURCE)
-            self._shown = False
+            self._shown = self._mask_known = False
         for quantity, watched in of_points:
             # any number of calls
             counts = {id(x.module): 0 for x in watched}
@@ -93,7 +94,7 @@ class Stream:
             )
 
     def _receive(self, layer: Watched, values: Mapping[str, PointValue]) -> None:
-        if self._options.mask is not None and self._context.mask is None:
+        if self._options.mask is not None and not self._mask_known:
             raise ValueError(_NO_MASK)
         for window in self._windows.values():
             if layer in window.watched:
@@ -129,8 +130,10 @@ class Stream:
     def _note_mask(self, batch: ReferenceBatch) -> None:
         if self._options.mask is None:
             return
+        self._mask_known = False
         try:
             mask = batch.mask(self._options.mask, self._model)
+            self._mask_known = True
         except Exception as error:  # noqa: BLE001  # we are in the training forward
             mask = None
             self._reporter.problem(
