@@ -1,12 +1,66 @@
 """What the processes of one run have to agree upon before anything is recorded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from svdhooks.distributed.team import Team
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def one_run(
+    team: Team, log_dir: str | None, one_model: bool
+) -> tuple[Team, str | None]:
+    """Whether the processes record one run or each its own; collective.
+
+    Processes that write to different directories are different runs, unless they are
+    known to train one model together: then all go by the directory of rank 0, since one
+    that is named after the time differs from process to process.
+
+    Args:
+        team: All processes of the program.
+        log_dir: Where this one would write.
+        one_model: Whether its model is one that processes train together (DDP, FSDP,
+            tensor parallel).
+
+    Returns:
+        The team that records this run, and its directory.
+    """
+    told = team.exchange((log_dir, one_model))
+    different = {directory for directory, _ in told if directory is not None}
+    if len(different) > 1 and not any(together for _, together in told):
+        team.leave("this process records a run of its own")
+        return Team(), log_dir
+    return team, log_dir if team.alone else told[0][0]
+
+
+@contextmanager
+def in_step(
+    team: Team, facts: Callable[[], Mapping[str, Any]] = dict
+) -> Iterator[None]:
+    """Do a part of the set-up; what fails on one process is raised on all; collective.
+
+    Args:
+        team: The processes.
+        facts: Gives what has to be the same on all of them afterwards.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exception: The error of this process, or else that of another.
+    """
+    if team.alone:
+        yield
+        return
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # the others have to know
+        failure = error
+    check_together(team, failure, facts() if failure is None else {})
 
 
 def check_together(
