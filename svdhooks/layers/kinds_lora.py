@@ -6,6 +6,7 @@ without them, so the points are those of the LoRA module. Each adapter's own pro
 B @ A is a layer too, active or not; it is never formed to find its singular values.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from svdhooks.layers.layer import Layer
 from svdhooks.layers.points import no_points
+from svdhooks.layers.sharding import local
 from svdhooks.layers.site import Site, class_is
 from svdhooks.layers.weights import ParameterSource
 
@@ -50,10 +52,7 @@ def lora(site: Site, base: Callable[[Site], list[Layer]] | None) -> list[Layer]:
         path = f"base_layer.{layer.parameter}"
         source = LoraSource(module, path)
         found.append(replace(layer, module=module, parameter=path, source=source))
-    for name in _adapters(module):
-        left, right = _factors(module, name)
-        found.append(_adapter(site, name, (left.shape[0], right.shape[1])))
-    return found
+    return found + [_adapter(site, name) for name in _adapters(module)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +145,19 @@ def _adapters(module: Any) -> list[str]:
 
 def _factors(module: Any, name: str) -> tuple[Tensor, Tensor]:
     """``(B, A)`` as matrices, the scaling in B."""
-    if name in module.lora_A:
-        left, right = module.lora_B[name].weight, module.lora_A[name].weight
-    else:
-        left, right = module.lora_embedding_B[name], module.lora_embedding_A[name]
+    left, right = (local(factor) for factor in _held(module, name))
     scaled = left.detach().flatten(1) * module.scaling[name]
     if _groups(module) > 1:  # each group of outputs takes its own part of the r
         blocks = scaled.chunk(_groups(module))
         scaled = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
     return scaled, right.detach().flatten(1)
+
+
+def _held(module: Any, name: str) -> tuple[Tensor, Tensor]:
+    """B and A as parameters."""
+    if name in module.lora_A:
+        return module.lora_B[name].weight, module.lora_A[name].weight
+    return module.lora_embedding_B[name], module.lora_embedding_A[name]
 
 
 def _groups(module: Any) -> int:
@@ -171,14 +174,13 @@ class _AdapterSource:
         return left @ right
 
     def tensors(self) -> tuple[Any, ...]:
-        module, name = self.module, self.adapter
-        if name in module.lora_A:
-            return module.lora_B[name].weight, module.lora_A[name].weight
-        return module.lora_embedding_B[name], module.lora_embedding_A[name]
+        return _held(self.module, self.adapter)
 
 
-def _adapter(site: Site, adapter: str, shape: tuple[int, int]) -> Layer:
+def _adapter(site: Site, adapter: str) -> Layer:
     module = site.module
+    left, right = _held(module, adapter)  # maybe sharded: shapes only
+    shape = left.shape[0], math.prod(right.shape[1:])
     return Layer(
         f"{site.name}.lora.{adapter}",
         "lora adapter",
@@ -190,6 +192,7 @@ def _adapter(site: Site, adapter: str, shape: tuple[int, int]) -> Layer:
         no_points,
         source=_AdapterSource(module, adapter),
         factors=lambda: _factors(module, adapter),
+        inner=right.shape[0],
     )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from svdhooks.layers.points import Reader
+from svdhooks.layers.sharding import FlatPlace, local
 from svdhooks.layers.weights import ParameterSource, WeightSource
 
 
@@ -37,6 +38,8 @@ class Layer:
         source: Where the weight comes from if not from ``parameter`` alone.
         factors: ``(B, A)`` with the weight B @ A, if it is held as a product; B
             ``(out, r)``, A ``(r, in)``.
+        inner: r, if it is held as a product.
+        flat: The parameters it is computed from that FSDP1 keeps flattened.
     """
 
     name: str
@@ -54,9 +57,18 @@ class Layer:
     tied_to: str | None = None
     source: WeightSource | None = None
     factors: Callable[[], tuple[Tensor, Tensor]] | None = None
+    inner: int = 0
+    flat: tuple[FlatPlace, ...] = ()
 
     def weight(self) -> Shaped[Tensor, "*blocks out in"]:
-        """The weight now, as a matrix or a batch of them; detached, not copied."""
+        """The weight now, as a matrix or a batch of them; detached, not copied.
+
+        Returns:
+            A plain tensor.
+
+        Raises:
+            RuntimeError: If this process holds a part of it only.
+        """
         return self.view(self.parameter_value().detach())
 
     def head_weights(self) -> Shaped[Tensor, "heads m n"]:
@@ -77,7 +89,7 @@ class Layer:
     def parameter_value(self) -> Any:
         """The weight in the module's layout; a tensor unless it is quantised."""
         with torch.no_grad():
-            return self._source().value()
+            return local(self._source().value())
 
     def sources(self) -> tuple[Any, ...]:
         """All tensors that the weight is computed from; the weight proper first."""
@@ -93,13 +105,14 @@ class Layer:
     def rank_limit(self) -> int:
         """Number of singular values of the whole map; of each expert."""
         if self.factors is not None:
-            return min(*self.shape, self.factors()[0].shape[1])
+            return min(*self.shape, self.inner)
         return (1 if self.experts else self.groups) * min(self.shape)
 
     @property
     def dtype(self) -> str:
         """Name of the weight's dtype, for example ``"bfloat16"``."""
-        return str(self.sources()[0].dtype).removeprefix("torch.")
+        dtype = self.flat[0].unit.dtype if self.flat else self.sources()[0].dtype
+        return str(dtype).removeprefix("torch.")
 
     def describe(self) -> dict[str, Any]:
         """The layer's row in the log's table of layers."""

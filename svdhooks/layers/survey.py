@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -12,12 +13,13 @@ from svdhooks.layers.kinds import bare_parameter, rule_for
 from svdhooks.layers.kinds_lora import is_lora, lora
 from svdhooks.layers.layer import Layer, LayerTable, Skipped
 from svdhooks.layers.select import Selector, check_selectors, matching
-from svdhooks.layers.site import Site
+from svdhooks.layers.sharding import flat_place, is_dtensor, original_shapes
+from svdhooks.layers.site import Site, class_is
 from svdhooks.layers.uncovered import LAZY, reason_for, refused, unreadable
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Look through torch.compile, DistributedDataParallel and DataParallel.
+    """Look through torch.compile, DDP, FSDP1, DataParallel, Fabric and DeepSpeed.
 
     Args:
         model: Possibly wrapped model.
@@ -25,16 +27,30 @@ def unwrap(model: nn.Module) -> nn.Module:
     Returns:
         The module inside.
     """
-    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        if isinstance(
-            inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module
-        ):
-            model = inner
-        elif isinstance(model, parallel):
-            model = model.module
-        else:
-            return model
+    while (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+_WRAPPED_BY = (
+    # where a wrapper keeps the module, and patterns of the wrapper's class
+    ("_orig_mod", ("*",)),
+    ("module", ("torch.nn.parallel.*.DistributedDataParallel",)),
+    ("module", ("torch.nn.parallel.*.DataParallel",)),
+    ("module", ("deepspeed.*.DeepSpeedEngine",)),
+    ("_forward_module", ("lightning*.fabric.wrappers._FabricModule",)),
+    ("_fsdp_wrapped_module", ("torch.distributed.fsdp.*.FullyShardedDataParallel",)),
+)
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    """The module in a wrapper; None if it is none."""
+    held = model.__dict__.get("_modules", {})
+    for attribute, patterns in _WRAPPED_BY:
+        inner = held.get(attribute)
+        if isinstance(inner, nn.Module) and class_is(model, *patterns):
+            return inner
+    return None
 
 
 def find_layers(
@@ -60,11 +76,13 @@ def find_layers(
             f"Found {type(model).__name__} as the model; expected a torch.nn.Module."
         )
     plain = unwrap(model)
-    modules = dict(named_modules(plain))
-    survey = _survey(modules, plain)
-    heads = find_heads(modules, survey.layers)
-    layers = with_heads(survey.layers, heads)
-    chosen = _with_ties(matching(layers, check_selectors(select)))
+    with original_shapes(model):
+        modules = dict(named_modules(plain))
+        survey = _survey(modules, plain)
+        heads = find_heads(modules, survey.layers)
+        layers = with_heads(survey.layers, heads)
+        chosen = _with_ties(matching(layers, check_selectors(select)))
+        chosen = tuple(map(_with_places, chosen))
     if not chosen and not survey.incomplete:
         raise ValueError(_nothing_to_watch(survey, select))
     kept = {layer.name for layer in chosen}
@@ -205,6 +223,13 @@ def _layers_at(site: Site) -> list[Layer]:
     return rule(site) if rule else []
 
 
+def _with_places(layer: Layer) -> Layer:
+    """Note which of its parameters FSDP1 keeps flattened."""
+    found = (flat_place(source) for source in layer.sources())
+    places = tuple(place for place in found if place is not None)
+    return replace(layer, flat=places) if places else layer
+
+
 def _with_ties(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Mark the layers whose weight an earlier one of them holds too."""
     first_name: dict[tuple[Any, ...], str] = {}
@@ -215,19 +240,27 @@ def _with_tie(layer: Layer, first_name: dict[tuple[Any, ...], str]) -> Layer:
     """Mark a layer whose weight an earlier layer holds too."""
     if layer.computed:
         return layer  # computed anew at each reading: no storage to compare
-    weight, held = layer.weight(), layer.sources()[0]
-    storage = weight.untyped_storage().data_ptr()
-    lasting = layer.sources()[0] is held  # a property may make it anew
-    if weight.numel() == 0 or storage == 0 or not lasting:
+    held = layer.sources()[0]
+    if layer.sources()[0] is not held:  # a property may make it anew
         return layer
-    if storage != held.untyped_storage().data_ptr():
+    if is_dtensor(held) or flat_place(held) is not None:
+        # its memory is not all here: the parameter is known by its identity
+        whole = torch.empty_strided(held.shape, held.stride(), device="meta")
+        memory = id(held)
+    else:
+        whole = held.detach()
+        memory = whole.untyped_storage().data_ptr()
+    weight = layer.view(whole)
+    if weight.numel() == 0 or memory == 0:
+        return layer
+    if weight.untyped_storage()._cdata != whole.untyped_storage()._cdata:
         # the view had to copy: what tells it apart is its parameter and its name there
         place = layer.name.removeprefix(layer.name.rpartition(".")[0])
-        key: tuple[Any, ...] = (held.data_ptr(), tuple(held.shape), place)
+        key: tuple[Any, ...] = (memory, whole.storage_offset(), *held.shape, place)
     else:
         # strides sorted: an embedding and a head may hold one weight transposed
         key = (
-            storage,
+            memory,
             weight.storage_offset(),
             *sorted(zip(weight.shape, weight.stride(), strict=True)),
         )

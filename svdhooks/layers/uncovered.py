@@ -4,13 +4,20 @@ import fnmatch
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
 from svdhooks.layers.kinds_lora import LoraSource, unread
 from svdhooks.layers.layer import Layer
+from svdhooks.layers.sharding import flat_place, is_dtensor
 from svdhooks.layers.site import class_is
 from svdhooks.layers.weights import ParameterSource
+
+ZERO_3 = (
+    "partitioned by DeepSpeed ZeRO-3, which this version does not gather; train with "
+    "FSDP2 (torch.distributed.fsdp.fully_shard) or ZeRO-2, or scan checkpoints"
+)
+"""Of a parameter of which DeepSpeed leaves each process an empty tensor."""
 
 LAZY = "uninitialised (lazy); looked for again at every record until the first forward"
 
@@ -44,10 +51,17 @@ def _why_not(weight: Any) -> str | None:
         return f"its weight is a {type(weight).__name__}, not a tensor (quantised?)"
     if is_lazy(weight):
         return LAZY
+    if hasattr(weight, "ds_id"):
+        return ZERO_3
+    if flat_place(weight) is not None:
+        return None  # it stands in for one that FSDP1 has
     if weight.is_meta:
         return "on the meta device: it has no values yet"
-    if hasattr(weight, "placements"):  # a DTensor: reading it would communicate
-        return "sharded over several processes, which this version does not read"
+    if is_dtensor(weight) and not distributed.is_initialized():
+        return (
+            "sharded over several processes, but torch.distributed is not initialised "
+            "here, so that it cannot be gathered"
+        )
     if weight.layout != torch.strided:
         return f"its weight is {weight.layout}, not dense"
     if not (weight.is_floating_point() or weight.is_complex()) or weight.itemsize < 2:

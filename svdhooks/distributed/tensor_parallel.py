@@ -1,0 +1,73 @@
+"""Tensor parallelism: which models have it, and what passes their layers as a whole."""
+
+from typing import Any
+
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from svdhooks.layers.sharding import is_dtensor, parameter_groups
+
+
+def is_tensor_parallel(model: nn.Module) -> bool:
+    """Whether processes compute parts of a layer's output.
+
+    Args:
+        model: The model, with its wrappers.
+
+    Returns:
+        True if it has DTensors beyond those that FSDP2 made. No communication.
+    """
+    managed: set[tuple[int, str]] = set()
+    for group in parameter_groups(model):
+        for parameter in group.fsdp_params:
+            if parameter.is_dtensor:
+                return True
+            info = parameter._module_info
+            managed.add((id(info.module), info.param_name))
+            places = zip(info.shared_modules, info.shared_param_names, strict=True)
+            managed |= {(id(module), name) for module, name in places}
+    return any(
+        is_dtensor(parameter) and (id(module), name) not in managed
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+    )
+
+
+def whole_values(value: Any) -> Any:
+    """What a module received or returned, with every DTensor gathered.
+
+    A collective where there are DTensors: all processes of their mesh call the module.
+
+    Args:
+        value: Tensors in nested tuples, lists and mappings.
+
+    Returns:
+        The same of plain tensors.
+    """
+    return tree_map(_whole, value)
+
+
+def _whole(value: Any) -> Any:
+    if is_dtensor(value):
+        return value.detach().full_tensor()
+    if type(value).__name__ == "AsyncCollectiveTensor":
+        return value.wait()
+    return value
+
+
+def is_rearranged(module: nn.Module) -> bool:
+    """Whether torch changes what a module returns, by a hook of its own.
+
+    Args:
+        module: The module.
+
+    Returns:
+        True where tensor parallelism hands out a local part, or FSDP2 reshards the
+        parameters and rounds: what passes the module is seen before that.
+    """
+    hooks = module._forward_hooks.values()
+    return any(_name(hook).startswith("torch.distributed.") for hook in hooks)
+
+
+def _name(hook: Any) -> str:
+    return str(getattr(hook, "__module__", ""))

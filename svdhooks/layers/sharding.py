@@ -1,0 +1,300 @@
+"""Parameters of which each process holds a part: DTensors, and the flat ones of FSDP1.
+
+Nothing here communicates.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+
+def is_dtensor(value: Any) -> TypeGuard[Any]:
+    """Whether a tensor is spread over a mesh of devices.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        True for DTensors; torch's package of them is not imported.
+    """
+    return isinstance(value, Tensor) and hasattr(value, "device_mesh")
+
+
+def is_whole(dtensor: Any) -> bool:
+    """Whether every process of the mesh holds all of a DTensor.
+
+    Args:
+        dtensor: The DTensor.
+
+    Returns:
+        True where it is replicated on all dimensions of the mesh with two processes or
+        more.
+    """
+    mesh = dtensor.device_mesh
+    return all(
+        placement.is_replicate() or (mesh.size(dim) == 1 and not placement.is_partial())
+        for dim, placement in enumerate(dtensor.placements)
+    )
+
+
+def local(value: Any) -> Any:
+    """What this process holds of a value that every process holds whole.
+
+    Args:
+        value: A tensor, or whatever stands for a weight.
+
+    Returns:
+        A plain tensor; the value itself if it is no DTensor.
+
+    Raises:
+        RuntimeError: If this process holds a part only.
+    """
+    if not is_dtensor(value):
+        return value
+    if not is_whole(value):
+        raise RuntimeError(
+            f"found a weight sharded as {value.placements}; expected to read it where "
+            "all processes have gathered it: svdhooks.distributed.shards.gathered"
+        )
+    return value.detach().to_local()
+
+
+# --- FSDP1 -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FlatUnit:
+    """A module of FSDP1 that holds parameters of its own, flattened to one.
+
+    Attributes:
+        root: The outermost module of FSDP1 around it.
+        module: The module.
+    """
+
+    root: Any
+    module: Any
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the parameters are stored."""
+        dtype: torch.dtype = self.module._handle.flat_param.dtype
+        return dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of all its parameters together, gathered."""
+        flat = self.module._handle.flat_param
+        return int(flat._unpadded_unsharded_size.numel()) * int(flat.itemsize)
+
+
+def is_flat_unit(module: nn.Module) -> bool:
+    """Whether a module is a wrapper of FSDP1.
+
+    Args:
+        module: The module.
+
+    Returns:
+        True for ``FullyShardedDataParallel``.
+    """
+    return any(c.__name__ == "FullyShardedDataParallel" for c in type(module).__mro__)
+
+
+def flat_units(model: nn.Module) -> list[FlatUnit]:
+    """All of FSDP1's modules that hold parameters of their own.
+
+    Args:
+        model: With its wrappers.
+
+    Returns:
+        In the model's order.
+    """
+    found: list[FlatUnit] = []
+    roots: list[tuple[Any, set[int]]] = []
+    for module in model.modules():
+        if not is_flat_unit(module):
+            continue
+        root = next((r for r, inside in roots if id(module) in inside), None)
+        if root is None:
+            root = module
+            roots.append((module, {id(m) for m in module.modules()}))
+        if getattr(module, "_handle", None) is not None:
+            found.append(FlatUnit(root, module))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class FlatPlace:
+    """Where a parameter is that FSDP1 keeps flattened.
+
+    Attributes:
+        unit: Gathered as a whole.
+        module: Which holds the parameter.
+        name: Of the parameter in it.
+    """
+
+    unit: FlatUnit
+    module: nn.Module
+    name: str
+
+
+def flat_place(tensor: Any) -> FlatPlace | None:
+    """The parameter for which a tensor stands in.
+
+    Args:
+        tensor: A tensor that `original_shapes` shows.
+
+    Returns:
+        The place; None if it is no stand-in.
+    """
+    place: FlatPlace | None = getattr(tensor, "_flat_place", None)
+    return place
+
+
+# --- what modules hold for a while ---------------------------------------------------
+
+
+@contextmanager
+def original_shapes(model: nn.Module) -> Iterator[None]:
+    """Show each parameter in its global shape, whatever a process holds of it.
+
+    In place of FSDP1's flattened parameters the modules hold tensors of their original
+    shapes without data. FSDP2's are those that the optimiser updates.
+
+    Args:
+        model: With its wrappers.
+
+    Yields:
+        Nothing. The modules hold afterwards what they held before.
+    """
+    swaps = []
+    for unit in flat_units(model):
+        swaps += _stand_ins(unit)
+    with swapped(swaps), as_stored(model):
+        yield
+
+
+Swap = tuple[nn.Module, str, Tensor]
+"""Module, name of a parameter or buffer in it, the tensor to put in place."""
+
+
+def _stand_ins(unit: FlatUnit) -> list[Swap]:
+    flat = unit.module._handle.flat_param
+    made: dict[tuple[int, str], nn.Parameter] = {}
+    swaps: list[Swap] = []
+    for info, shape in zip(flat._param_infos, flat._shapes, strict=True):
+        empty = torch.empty(shape, dtype=unit.dtype, device="meta")
+        parameter = nn.Parameter(empty, requires_grad=empty.is_floating_point())
+        place = FlatPlace(unit, info.module, info.param_name)
+        parameter._flat_place = place  # type: ignore[attr-defined]
+        made[id(info.module), info.param_name] = parameter
+        swaps.append((info.module, info.param_name, parameter))
+    for shared in flat._shared_param_infos:
+        first = made[id(shared.prim_module), shared.prim_param_name]
+        swaps.append((shared.module, shared.param_name, first))
+    return swaps
+
+
+@contextmanager
+def as_stored(model: nn.Module) -> Iterator[None]:
+    """Let modules of FSDP2 hold the shards that the optimiser updates.
+
+    FSDP2 leaves gathered parameters in place for a while: those of the root after a
+    forward pass, all of them between micro-batches where it was told so; with mixed
+    precision they are rounded.
+
+    Args:
+        model: With its wrappers.
+
+    Yields:
+        Nothing. The modules hold afterwards what they held before.
+    """
+    swaps: list[Swap] = []
+    for group in parameter_groups(model):
+        if not group.is_sharded:
+            for parameter in group.fsdp_params:
+                info, shard = parameter._module_info, parameter.sharded_param
+                swaps.append((info.module, info.param_name, shard))
+                places = zip(info.shared_modules, info.shared_param_names, strict=True)
+                swaps += [(module, name, shard) for module, name in places]
+    with swapped(swaps):
+        yield
+
+
+def shard_states(model: nn.Module) -> list[Any]:
+    """The states of FSDP2 in a model, each once, in the model's order.
+
+    Args:
+        model: The model.
+
+    Returns:
+        What ``fully_shard`` keeps of each module, or modules, that it was given.
+    """
+    modules: Iterator[Any] = model.modules()
+    found = [m._get_fsdp_state() for m in modules if hasattr(m, "_get_fsdp_state")]
+    states = {id(state): state for state in found}
+    return list(states.values())
+
+
+def groups_of(state: Any) -> list[Any]:
+    """The groups of parameters that a state of FSDP2 gathers together.
+
+    Args:
+        state: The state.
+
+    Returns:
+        Usually one; none where a module has no parameters of its own.
+    """
+    several = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 and later
+    if several is not None:
+        return list(several)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
+
+
+def parameter_groups(model: nn.Module) -> list[Any]:
+    """All groups of parameters that FSDP2 gathers together.
+
+    Args:
+        model: The model.
+
+    Returns:
+        In the model's order.
+    """
+    return [group for state in shard_states(model) for group in groups_of(state)]
+
+
+@contextmanager
+def swapped(swaps: list[Swap]) -> Iterator[None]:
+    """Put other tensors in place of parameters or buffers, for this process only.
+
+    Args:
+        swaps: What to put where; a parameter may also be a plain attribute, as FSDP1
+            leaves it.
+
+    Yields:
+        Nothing. The modules hold afterwards what they held before.
+    """
+    before: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for module, name, tensor in swaps:
+            parameters: dict[str, Any] = module._parameters
+            buffers: dict[str, Any] = module._buffers
+            table = buffers if name in buffers else parameters
+            # as FSDP1 leaves it; inside it is registered as in a model without wrappers
+            if name in module.__dict__:
+                before.append((module.__dict__, name, module.__dict__.pop(name)))
+            before.append((table, name, table.get(name, _NOTHING)))
+            table[name] = tensor
+        yield
+    finally:
+        for table, name, held in reversed(before):
+            if held is _NOTHING:
+                del table[name]
+            else:
+                table[name] = held
+
+
+_NOTHING = object()
