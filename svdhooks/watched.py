@@ -246,4 +246,6 @@ class WatchedModel:
 
 def _modules(model: nn.Module) -> dict[int, nn.Module]:
     """The modules by identity; holding them keeps their identities unique."""
-    return {id(module): module for module in unwrap(model).modules()}
+    modules = unwrap(model).modules()
+    # a part that is wrapped by torch.compile meanwhile is the same part
+    return {id(m): m for m in modules if "_orig_mod" not in m._modules}
