@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from svdhooks.distributed.meeting import Turn
+from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, Skipped
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.measured import Measured, report_failed, report_points
@@ -24,6 +26,7 @@ from svdhooks.quantities.again import UnchangedWeights
 from svdhooks.quantities.fields import fields_of
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, status_of
+from svdhooks.sharing import WeightShare
 from svdhooks.streaming import Stream
 
 
@@ -39,6 +42,7 @@ class Measurer:
         exhausted: Whether the time of a record is used up; what is not measured by
             then is left out.
         taps: Further points to watch.
+        team: The processes that record the model.
 
     Attributes:
         refused: Why this model cannot be probed any more; None if it can.
@@ -53,13 +57,16 @@ class Measurer:
         reporter: Reporter,
         exhausted: Callable[[], bool] = lambda: False,
         taps: Sequence[Tap] = (),
+        team: Team | None = None,
     ) -> None:
         self.model = model
         self.table = table
         self.taps = tuple(taps)
         self._reporter = reporter
         self._exhausted = exhausted
-        self._probe = Probe(model, options, forward, reporter, exhausted)
+        self._team = team or Team()
+        self._probe = Probe(model, options, forward, reporter, exhausted, self._team)
+        self._share = WeightShare(self._team, table.layers)
         self._weights = UnchangedWeights()
 
     @property
@@ -71,6 +78,11 @@ class Measurer:
     def refused(self) -> str | None:
         """Why this model cannot be probed any more; None if it can."""
         return self._probe.refused
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether the probe was run once without measuring."""
+        return self._probe.rehearsed
 
     def parts(self, quantities: Sequence[Quantity], probing: bool) -> list[Part]:
         """What can be measured now, in the order of the model.
@@ -161,6 +173,7 @@ class Measurer:
         chosen: set[Part],
         reference: ReferenceBatch | None,
         stream: Stream | None = None,
+        turn: Turn | None = None,
     ) -> Measured:
         """Measure the chosen parts.
 
@@ -170,21 +183,24 @@ class Measurer:
             chosen: Which (quantity, layer) to measure.
             reference: The reference batch, if one is known.
             stream: What was seen of the training, instead of a probe.
+            turn: What this process does of the probe; None: it is alone.
 
         Returns:
-            Records and what they cost.
+            Records and what they cost; of several processes, the share of this one.
         """
         measured = Measured()
-        for quantity in quantities:
-            if isinstance(quantity, (WeightQuantity, EdgeQuantity)):
-                self._of_weights(quantity, step, chosen, measured)
+        self._of_weights(quantities, step, chosen, measured)
         if stream is not None:
             self._from_stream(stream, step, quantities, measured)
-        elif reference is not None and self.refused is None and not self._exhausted():
-            self._from_probe(
-                self.of_points(quantities, chosen), step, reference, measured
-            )
+        elif self._probing(reference, turn) and not self._exhausted():
+            of_points = self.of_points(quantities, chosen)
+            self._from_probe(of_points, step, reference, measured, turn)
         return measured
+
+    def _probing(self, reference: ReferenceBatch | None, turn: Turn | None) -> bool:
+        if turn is None:
+            return reference is not None and self.refused is None
+        return turn.possible
 
     def of_points(self, quantities: Sequence[Quantity], chosen: set[Part]) -> OfPoints:
         """The chosen layers and taps of each quantity that observes points.
@@ -205,54 +221,87 @@ class Measurer:
 
     def _of_weights(
         self,
-        quantity: WeightQuantity | EdgeQuantity,
+        quantities: Sequence[Quantity],
         step: int,
         chosen: set[Part],
         measured: Measured,
     ) -> None:
-        for subject in self._concerned(quantity, probing=False):
-            if (quantity.name, subject.name) in chosen and not self._exhausted():
-                measured.costs.setdefault((quantity.name, subject.name), 0.0)
-                for record in self._weight(quantity, subject, step):
-                    measured.add(record)
+        def measure(quantity: WeightQuantity | EdgeQuantity, x: Any) -> list[Record]:
+            if self._exhausted():
+                return []
+            measured.costs.setdefault((quantity.name, x.name), 0.0)
+            return self._weight(quantity, x, step)
+
+        def failed(
+            quantity: WeightQuantity | EdgeQuantity, x: Any, error: Exception
+        ) -> list[Record]:
+            return self._weight_failed(quantity, x, step, error)
+
+        pieces = [
+            (quantity, subject)
+            for quantity in quantities
+            if isinstance(quantity, (WeightQuantity, EdgeQuantity))
+            for subject in self._concerned(quantity, probing=False)
+            if (quantity.name, subject.name) in chosen
+        ]
+        for record in self._share.measure(pieces, measure, failed):
+            measured.add(record)
 
     def _weight(
         self, quantity: WeightQuantity | EdgeQuantity, subject: Any, step: int
     ) -> list[Record]:
-        begun, cause = time.perf_counter(), None
+        begun = time.perf_counter()
         try:
             if isinstance(quantity, EdgeQuantity):
                 found: Record | Sequence[Record] = quantity.measure_edge(subject, step)
             else:
                 found = self._weights.measure(quantity, subject, step)
         except Exception as error:  # noqa: BLE001  # a measurement may fail
-            cause, status = error, status_of(error)
-            if isinstance(quantity, EdgeQuantity):
-                found = quantity.failed_edge(subject, step, status)
-            else:
-                found = quantity.failed(subject, step, status)
-        records = [found] if isinstance(found, Record) else list(found)
-        for record in records:
-            report_failed(self._reporter, record, cause)
+            records = self._weight_failed(quantity, subject, step, error)
+        else:
+            records = [found] if isinstance(found, Record) else list(found)
+            for record in records:
+                report_failed(self._reporter, record)
         seconds = (time.perf_counter() - begun) / max(len(records), 1)
         return [replace(record, seconds=seconds) for record in records]
+
+    def _weight_failed(
+        self,
+        quantity: WeightQuantity | EdgeQuantity,
+        subject: Any,
+        step: int,
+        error: Exception,
+    ) -> list[Record]:
+        status = status_of(error)
+        if isinstance(quantity, EdgeQuantity):
+            found: Record | Sequence[Record] = quantity.failed_edge(
+                subject, step, status
+            )
+        else:
+            found = quantity.failed(subject, step, status)
+        records = [found] if isinstance(found, Record) else list(found)
+        for record in records:
+            report_failed(self._reporter, record, error)
+        return records
 
     def _from_probe(
         self,
         of_points: OfPoints,
         step: int,
-        reference: ReferenceBatch,
+        reference: ReferenceBatch | None,
         measured: Measured,
+        turn: Turn | None,
     ) -> None:
         if not of_points:
             return
-        if not self._probe.rehearsed and self.taps:
+        new = not self._probe.rehearsed and self.taps
+        if turn is None and reference is not None and new:
             self._rehearse_again(reference)
             of_points = [
                 (quantity, self._renewed(watched)) for quantity, watched in of_points
             ]
         measured.observed |= {quantity.name for quantity, _ in of_points}
-        records = self._probe.records(of_points, self.watched, step, reference)
+        records = self._probe.records(of_points, self.watched, step, reference, turn)
         report_points(self._reporter, records, self._probe.silent)
         for record in records:
             measured.add(record)

@@ -1,8 +1,12 @@
 """The observers of one record, each on its own: an error of one is not that of all."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from svdhooks import advice
+from svdhooks.distributed.meeting import Turn
+from svdhooks.distributed.team import Team
+from svdhooks.distributed.uniting import Unites
 from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.quantities import PointObserver, PointQuantity
@@ -12,6 +16,9 @@ from svdhooks.reports import Reporter, status_of
 
 OfPoints = Sequence[tuple[PointQuantity, Sequence[Watched]]]
 """What is measured of what."""
+
+ONE_RANK = "one_rank"
+"""Marks what was measured from the batch of one process, of several."""
 
 
 class Observation:
@@ -41,6 +48,7 @@ class Observation:
         self._reporter = reporter
         self._exhausted = exhausted
         self._late: set[str] = set()
+        self._of_one_rank: set[str] = set()
         self._seen = False
         self._observers: dict[str, PointObserver] = {}
         for quantity, layers in of_points:
@@ -84,13 +92,40 @@ class Observation:
         except Exception as failure:  # noqa: BLE001  # it must not reach the forward
             self._report_lost(type(observer).__name__, failure)
 
+    def unite(self, team: Team, turn: Turn) -> None:
+        """Put together what several processes saw; collective, before `records`.
+
+        Args:
+            team: The processes.
+            turn: What this process did.
+        """
+        if team.alone:
+            return
+        told = team.exchange(list(self._observers))
+        working = [x for x in told[0] if all(x in names for names in told)]
+        self._observers = {name: self._observers[name] for name in working}
+        self._late = set()
+        for name, observer in list(self._observers.items()):
+            if isinstance(observer, Unites):
+                observer.unite(team, turn.counts)
+            elif team.rank != turn.keeper:
+                del self._observers[name]  # it knows nothing of other processes
+            elif turn.shards > 1:
+                self._of_one_rank.add(name)
+
     def records(self) -> list[Record]:
         """The records, without those of layers that came too late."""
         found: list[Record] = []
         for name, observer in self._observers.items():
             try:
                 made = observer.records()
-                found += [r for r in made if r.layer not in self._late]
+                found += [
+                    replace(r, marks=(*r.marks, ONE_RANK))
+                    if name in self._of_one_rank
+                    else r
+                    for r in made
+                    if r.layer not in self._late
+                ]
                 if self._seen and not made and not self._late:
                     advice.nothing_to_measure(self._reporter, name)
             except Exception as error:  # noqa: BLE001  # a measurement may fail

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 from torch import nn
 
+from svdhooks.distributed.meeting import Turn
+from svdhooks.distributed.team import Attempt, Team
 from svdhooks.hooks import count_calls, observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.observing import Observation, OfPoints
+from svdhooks.passes import within_bounds
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.record import Record
@@ -26,6 +29,7 @@ class Probe:
         forward: How to call the model; None: ``model(*args, **kwargs)``.
         reporter: Where problems go.
         exhausted: Whether the time of a record is used up.
+        team: The processes that record the model.
 
     Attributes:
         refused: Why this model cannot be probed any more; None if it can.
@@ -40,6 +44,7 @@ class Probe:
         forward: Forward | None,
         reporter: Reporter,
         exhausted: Callable[[], bool],
+        team: Team,
     ) -> None:
         self.refused: str | None = None
         self.silent: frozenset[str] = frozenset()
@@ -48,6 +53,7 @@ class Probe:
         self._forward = forward
         self._reporter = reporter
         self._exhausted = exhausted
+        self._team = team
         self._calls: Mapping[int, int] = {}
 
     @property
@@ -134,44 +140,100 @@ class Probe:
         of_points: OfPoints,
         ordered: Sequence[Watched],
         step: int,
-        reference: ReferenceBatch,
+        reference: ReferenceBatch | None,
+        turn: Turn | None = None,
     ) -> list[Record]:
         """Run the model once and measure what passes the points.
+
+        Several processes run it together, and put together what each of them saw; as
+        often as it takes to keep what they hold until then within bounds.
 
         Args:
             of_points: What is measured of what.
             ordered: All layers and taps, in the model's order.
             step: Optimiser updates contained in the weights.
-            reference: The reference batch.
+            reference: The reference batch; None where this process has none.
+            turn: What this process does of it; None: it is alone.
 
         Returns:
-            One per quantity, layer and point; with a status where that failed.
+            One per quantity, layer and point; with a status where that failed. Of
+            several processes each returns its share.
         """
+        turn = turn or Turn(rehearses=not self.rehearsed)
+        found: list[Record] = []
+        for group in self._passes(of_points):
+            found += self._pass(group, ordered, step, reference, turn)
+            turn = replace(turn, rehearses=False)
+        return found
+
+    def _passes(self, of_points: OfPoints) -> list[OfPoints]:
+        """Parts of what is measured that are held in memory together."""
+        return [of_points] if self._team.alone else within_bounds(of_points)
+
+    def _pass(
+        self,
+        of_points: OfPoints,
+        ordered: Sequence[Watched],
+        step: int,
+        reference: ReferenceBatch | None,
+        turn: Turn,
+    ) -> list[Record]:
+        attempt = Attempt(self._team)
+        batch = reference if turn.runs else None
         context = ProbeContext(step, None, self._options.samples, self._calls)
+        context.together = not self._team.alone
         observation: Observation | None = None
-        failure: Exception | None = None
-        try:
-            if not self.rehearsed:
-                self.rehearse(reference, ordered)
-                context.expected_calls = self._calls
-            context.mask = reference.mask(self._options.mask, self._model)
-            observation = self._observation(of_points, context)
+        if turn.rehearses:
+            with attempt:
+                if batch is not None:
+                    self.rehearse(batch, ordered)
+            context.expected_calls = self._calls
+        if attempt.all_well():
+            with attempt:
+                if batch is not None:
+                    context.mask = batch.mask(self._options.mask, self._model)
+                observation = self._observation(of_points, context)
+        if attempt.all_well() and observation is not None:
             chosen = [x for x in ordered if x in observation.watched]
-            with (
-                probe_context(self._model),
-                observed(chosen, observation.receive, observation.fail),
-            ):
-                reference.run(self._model, self._forward)
-        except Exception as error:  # noqa: BLE001  # a measurement may fail
-            failure = error
-            self._report_failed(error, step)
+            with attempt:
+                if batch is not None:
+                    self._observe(batch, chosen, observation)
+        failure = attempt.failure
+        if failure is not None:
+            self._report_failed(failure, step)
+        told = self._team.exchange(None if failure is None else status_of(failure))
         # those that have seen nothing say so for every layer
         observation = observation or self._observation(of_points, context)
-        records = observation.records()
-        if failure is None:
-            return records
-        status = f"probe failed: {status_of(failure)}"
-        return [r if r.ok else replace(r, status=status) for r in records]
+        if any(told):
+            return self._failed(observation, told)
+        observation.unite(self._team, turn)
+        return observation.records()
+
+    def _observe(
+        self,
+        batch: ReferenceBatch,
+        chosen: Sequence[Watched],
+        observation: Observation,
+    ) -> None:
+        with (
+            probe_context(self._model),
+            observed(chosen, observation.receive, observation.fail),
+        ):
+            batch.run(self._model, self._forward)
+
+    def _failed(
+        self, observation: Observation, told: Sequence[str | None]
+    ) -> list[Record]:
+        """What is recorded of a forward that failed somewhere; by one process."""
+        records = observation.records() if self._team.writes else []
+        where, reason = next((r, text) for r, text in enumerate(told) if text)
+        status = f"probe failed: {reason}"
+        if not self._team.alone:
+            status += f" (rank {where})"
+        several = not self._team.alone
+        return [
+            r if r.ok and not several else replace(r, status=status) for r in records
+        ]
 
     def _observation(self, of_points: OfPoints, context: ProbeContext) -> Observation:
         return Observation(of_points, context, self._reporter, self._exhausted)

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 from svdhooks.capture import compiled_in_place
+from svdhooks.distributed.meeting import Turn
+from svdhooks.distributed.team import Team
 from svdhooks.hooks import observed_in_training
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
@@ -28,6 +30,7 @@ class Stream:
         options: Which tokens count, what a sample is.
         reporter: Where problems go.
         timed: Counts what happens inside as our time.
+        team: The processes that train the model; each sees a part of it.
 
     Attributes:
         features: Tap -> number of features, as seen.
@@ -39,14 +42,16 @@ class Stream:
         options: ProbeOptions,
         reporter: Reporter,
         timed: Callable[[], AbstractContextManager[None]],
+        team: Team | None = None,
     ) -> None:
+        self._team = team or Team()
         self.features: dict[str, int] = {}
         self._model = model
         self._options = options
         self._reporter = reporter
         self._timed = timed
         self._windows: dict[str, Observation] = {}
-        self._context = ProbeContext(0, None, options.samples, {}, _SOURCE)
+        self._context = self._new_context()
         self._shown = False
         self._mask_known = False
         self._hooks = ExitStack()
@@ -55,6 +60,10 @@ class Stream:
     def observing(self) -> Set[str]:
         """Names of the quantities whose windows are open."""
         return self._windows.keys()
+
+    def _new_context(self) -> ProbeContext:
+        together = not self._team.alone
+        return ProbeContext(0, None, self._options.samples, {}, _SOURCE, together)
 
     def open(self, of_points: OfPoints) -> None:
         """Begin to observe, besides what is being observed already.
@@ -65,7 +74,7 @@ class Stream:
         if not of_points:
             return
         if not self._windows:
-            self._context = ProbeContext(0, None, self._options.samples, {}, _SOURCE)
+            self._context = self._new_context()
             self._shown = self._mask_known = False
         for quantity, watched in of_points:
             # any number of calls
@@ -158,6 +167,7 @@ class Stream:
         self._context.step = step
         found: list[Record] = []
         for window in ended:
+            window.unite(self._team, Turn(shards=self._team.size))
             self.features |= window.features
             # what failed in the window was recorded before the step was known
             found += [replace(record, step=step) for record in window.records()]

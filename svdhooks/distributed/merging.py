@@ -103,6 +103,11 @@ def merge(
         whole = merger.merged(number, solvers[number]) if total.mergeable else None
         if solvers[number] == team.rank:
             found[key] = whole or Share(problem=total.problem)
+    late = team.exchange({k: s.problem for k, s in zip(keys, mine, strict=True)})
+    for rank, problems in enumerate(late):
+        for key in found.keys() & {k for k, text in problems.items() if text}:
+            if found[key].problem is None:
+                found[key] = Share(problem=f"{problems[key]} (rank {rank})")
     return found
 
 
@@ -116,8 +121,8 @@ def _total(column: Sequence[Summary]) -> Summary:
     if problems:
         return Summary(problem=problems[0])
     seen = [each for each in column if each.count]
-    if not seen:
-        return Summary()
+    if not seen:  # called, with nothing that counts; or not called at all
+        return Summary(problem="no samples" if any(e.d for e in column) else None)
     if len({each.d for each in seen}) > 1:
         widths = sorted({each.d for each in seen})
         return Summary(problem=f"the ranks saw different numbers of features: {widths}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Inexact, Shaped
 from torch import Tensor, nn
 
 from svdhooks.layers.points import Reader
@@ -40,6 +40,8 @@ class Layer:
             ``(out, r)``, A ``(r, in)``.
         inner: r, if it is held as a product.
         flat: The parameters it is computed from that FSDP1 keeps flattened.
+        gram: The Gram of the weight's smaller side, where that is known without the
+            weight: summed over processes which hold a part of it each.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Layer:
     factors: Callable[[], tuple[Tensor, Tensor]] | None = None
     inner: int = 0
     flat: tuple[FlatPlace, ...] = ()
+    gram: Inexact[Tensor, "k k"] | None = None
 
     def weight(self) -> Shaped[Tensor, "*blocks out in"]:
         """The weight now, as a matrix or a batch of them; detached, not copied.

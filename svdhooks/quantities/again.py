@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from svdhooks.layers import Layer, PointValue
+from svdhooks.layers.sharding import is_dtensor
 from svdhooks.quantities.protocols import WeightQuantity
 from svdhooks.quantities.weight_spectrum import WeightSpectrum
 from svdhooks.record import Record
@@ -147,7 +148,10 @@ def _plain(layer: Layer) -> tuple[Tensor, ...]:
     """What the weight is computed from; empty unless all is memory of this process."""
     sources = layer.sources()
     plain = all(
-        isinstance(x, Tensor) and x.device.type == "cpu" and not x.is_inference()
+        isinstance(x, Tensor)
+        and not is_dtensor(x)
+        and x.device.type == "cpu"
+        and not x.is_inference()
         for x in sources
     )
     return sources if plain else ()

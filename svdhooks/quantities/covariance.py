@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from svdhooks import derived, linalg
+from svdhooks.distributed.merging import Key, Share, merge
+from svdhooks.distributed.team import Team
 from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Watched
 from svdhooks.linalg.units import UnitStatistics
@@ -120,13 +122,14 @@ class CovarianceObserver:
             for point in quantity.measured_points(layer)
         }
         self._calls: dict[str, int] = {}
-        self._open: dict[tuple[str, str], linalg.CovarianceAccumulator] = {}
-        self._units: dict[tuple[str, str], UnitStatistics] = {}
-        self._dtypes: dict[tuple[str, str], torch.dtype] = {}
-        self._seconds: dict[tuple[str, str], float] = {}
-        self._done: dict[tuple[str, str], Record] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self._open: dict[Key, linalg.CovarianceAccumulator] = {}
+        self._units: dict[Key, UnitStatistics] = {}
+        self._dtypes: dict[Key, torch.dtype] = {}
+        self._seconds: dict[Key, float] = {}
+        self._done: dict[Key, Record] = {}
+        self._failed: set[Key] = set()
         self._solved = SeenTensors()
+        self._same: dict[Key, Key] = {}  # of the same tensor as another point
 
     def receive(self, layer: Watched, values: Mapping[str, PointValue]) -> None:
         """Take in what one call of a layer's module showed.
@@ -147,7 +150,9 @@ class CovarianceObserver:
                 continue
             alone = expected == calls == 1
             seen = self._solved.recall(value) if alone else None
-            if seen is not None:
+            if self._context.together:  # other processes have more of it
+                self._hold(key, layer, value, alone, seen)
+            elif seen is not None:
                 self._done[key] = replace(seen, layer=layer.name, point=point)
             else:
                 self._add(key, layer, value)
@@ -158,7 +163,77 @@ class CovarianceObserver:
             spent = time.perf_counter() - begun
             self._seconds[key] = self._seconds.get(key, 0.0) + spent
 
-    def _add(self, key: tuple[str, str], layer: Watched, value: PointValue) -> None:
+    def _hold(
+        self,
+        key: Key,
+        layer: Watched,
+        value: PointValue,
+        alone: bool,
+        seen: Record | None,
+    ) -> None:
+        """Keep samples until `unite`; those of a tensor seen before only once."""
+        if seen is not None:
+            self._same[key] = (seen.layer, seen.point)
+            return
+        self._add(key, layer, value)
+        if alone:
+            where = Record(0, key[0], self._quantity.name, {}, point=key[1])
+            self._solved.keep(value, where)
+
+    def unite(self, team: Team, counts: bool) -> None:
+        """Merge the samples of all processes; each solves its share; collective.
+
+        Args:
+            team: The processes.
+            counts: Whether what this process saw counts.
+        """
+        told = [
+            x for x in team.exchange(self._same if counts else None) if x is not None
+        ]
+        same = {
+            key: first
+            for key, first in (told[0] if told else {}).items()
+            if all(others.get(key) == first for others in told)
+        }
+        keys = [key for key in self._wanted if key not in same]
+        shares = {key: self._share(key) for key in keys} if counts else {}
+        self._open, self._units = {}, {}
+        found = merge(team, keys, shares)
+        shares.clear()
+        self._wanted = {
+            key: layer
+            for key, layer in self._wanted.items()
+            if same.get(key, key) in found
+        }
+        self._done = {}
+        for key, share in found.items():
+            self._take(key, share)
+        for key in self._wanted.keys() & same.keys():
+            record = self._done.get(same[key])
+            if record is not None:
+                self._done[key] = replace(record, layer=key[0], point=key[1])
+
+    def _share(self, key: Key) -> Share:
+        if key in self._failed:
+            return Share(problem=self._done[key].status)
+        first = self._same.get(key, key)
+        return Share(
+            self._open.get(first), self._units.get(first), self._dtypes.get(first)
+        )
+
+    def _take(self, key: Key, share: Share) -> None:
+        """Solve a point of which the samples of all processes are known."""
+        if share.problem is not None:
+            self._done[key] = self._unknown(key, share.problem)
+        elif share.samples is not None and share.units and share.dtype:
+            self._open[key], self._units[key] = share.samples, share.units
+            self._dtypes[key] = share.dtype
+            try:
+                self._solve(key)
+            except Exception as error:  # noqa: BLE001  # that of one point, not of all
+                self._done[key] = self._unknown(key, status_of(error))
+
+    def _add(self, key: Key, layer: Watched, value: PointValue) -> None:
         samples = samples_of(value, self._context.samples, self._context.mask)
         features, expected = samples.shape[-1], layer.points[key[1]]
         if features != (expected or features):
@@ -176,7 +251,7 @@ class CovarianceObserver:
         self._units[key].update(samples)
         self._dtypes[key] = samples.dtype
 
-    def _too_many(self, key: tuple[str, str], calls: int) -> None:
+    def _too_many(self, key: Key, calls: int) -> None:
         if key in self._failed:
             return  # that is the reason to be told
         self._done[key] = replace(
@@ -214,7 +289,7 @@ class CovarianceObserver:
             for key in self._wanted
         ]
 
-    def _solve(self, key: tuple[str, str]) -> None:
+    def _solve(self, key: Key) -> None:
         accumulator, units = self._open.pop(key), self._units.pop(key)
         layer, point = self._wanted[key], key[1]
         eigenvalues = accumulator.eigenvalues().cpu().numpy()
@@ -239,7 +314,7 @@ class CovarianceObserver:
             record = with_measures(record, add(record, (count, features)))
         self._done[key] = record
 
-    def _unknown(self, key: tuple[str, str], status: str) -> Record:
+    def _unknown(self, key: Key, status: str) -> Record:
         layer = self._wanted[key]
         values = unknown(layer.points[key[1]], COVARIANCE_MEASURES)
         return Record(

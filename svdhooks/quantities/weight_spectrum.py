@@ -69,11 +69,31 @@ class WeightSpectrum:
         Returns:
             The record: spectrum, ranks, noise floor; two with those of the heads.
         """
-        whole = self._record(layer, step, _of_layer(layer))
-        if not (self.heads and layer.heads):
-            return whole
-        heads = _of_many(layer.head_weights(), layer.dtype, "heads")
-        return [whole, self._record(layer, step, heads)]
+        return self.begin(layer, step, INLINE)()
+
+    def begin(
+        self, layer: Layer, step: int, solver: Solver
+    ) -> Callable[[], Record | list[Record]]:
+        """Read the weight now and measure it later.
+
+        Args:
+            layer: The layer.
+            step: Optimiser updates contained in the weights.
+            solver: Finds the singular values.
+
+        Returns:
+            Gives what `measure` gives, of the weight as it is now.
+        """
+        found = [_of_layer(layer, solver)]
+        if self.heads and layer.heads:
+            heads = SingularValues(layer.head_weights())
+            found.append(_of_many(solver.submit(heads), heads, layer.dtype, "heads"))
+
+        def finish() -> Record | list[Record]:
+            records = [self._record(layer, step, solved()) for solved in found]
+            return records if len(records) > 1 else records[0]
+
+        return finish
 
     def failed(self, layer: Layer, step: int, status: str) -> Record:
         """The record of a measurement that failed: NaN values of the right shape."""
@@ -117,10 +137,14 @@ class Solved:
     point: str = "weight"
 
 
-def _of_layer(layer: Layer) -> Solved:
-    if layer.factors is not None:
-        return _of_product(layer, *layer.factors())
-    return spectrum_and_measures(layer, layer.weight())
+_Finish = Callable[[], Solved]
+
+
+def _of_layer(layer: Layer, solver: Solver) -> _Finish:
+    if layer.factors is not None:  # thin: not worth a thread
+        solved = _of_product(layer, *layer.factors())
+        return lambda: solved
+    return _of_weight(layer, layer.weight(), None, solver)
 
 
 def spectrum_and_measures(
@@ -137,16 +161,26 @@ def spectrum_and_measures(
     Returns:
         The spectrum with what follows from it.
     """
+    return _of_weight(layer, weight, norm, INLINE)()
+
+
+def _of_weight(
+    layer: Layer, weight: Tensor, norm: float | None, solver: Solver
+) -> _Finish:
+    asked, shape, dtype = SingularValues(weight), layer.shape, layer.dtype
+    method, solution = linalg.method_for(weight.dtype), solver.submit(asked)
     if layer.experts:
-        return _of_many(weight, layer.dtype, "weight", norm)
-    sigma = linalg.singular_values(weight).cpu().numpy()
-    if sigma.ndim > 1:  # the blocks of a block-diagonal map
-        sigma = np.sort(sigma, axis=None)[::-1]
-    measures = linalg.measures(
-        sigma, shape=layer.shape, dtype=layer.dtype, uncentred_norm=norm
-    )
-    below = bool((sigma < measures["noise_floor"]).any())
-    return Solved(sigma, measures, below, linalg.method_for(weight.dtype))
+        return _of_many(solution, asked, dtype, "weight", norm)
+
+    def finish() -> Solved:
+        sigma = solution.get()
+        if sigma.ndim > 1:  # the blocks of a block-diagonal map
+            sigma = np.sort(sigma, axis=None)[::-1]
+        measures = linalg.measures(sigma, shape=shape, dtype=dtype, uncentred_norm=norm)
+        below = bool((sigma < measures["noise_floor"]).any())
+        return Solved(sigma, measures, below, method)
+
+    return finish
 
 
 def _of_product(layer: Layer, left: Tensor, right: Tensor) -> Solved:
@@ -162,30 +196,20 @@ def _of_product(layer: Layer, left: Tensor, right: Tensor) -> Solved:
 
 
 def _of_many(
-    weights: Shaped[Tensor, "many m n"],
+    solution: Solution,
+    asked: SingularValues,
     dtype: str,
     point: str,
     norm: float | None = None,
-) -> Solved:
+) -> _Finish:
     """Many matrices of one shape."""
-    each = None if norm is None else norm / len(weights) ** 0.5
-    shape = (weights.shape[1], weights.shape[2])
-    # their Gram matrices are of float64: not all of them at once
-    size = max(_AT_ONCE // max(min(shape) ** 2, 1), 1)
-    sigma = np.concatenate([
-        linalg.singular_values(part).cpu().numpy()
-        for part in torch.split(weights, size)
-    ])
-    several = [
-        linalg.measures(s, shape=shape, dtype=dtype, uncentred_norm=each) for s in sigma
-    ]
-    table = {m: np.array([one[m] for one in several]) for m in linalg.MEASURES}
-    measures = {m: float(np.median(values)) for m, values in table.items()}
-    measures |= {f"{m}_min": float(v.min()) for m, v in table.items()}
-    measures |= {f"{m}_max": float(v.max()) for m, v in table.items()}
-    below = bool((sigma < table["noise_floor"][:, None]).any())
-    median = np.median(sigma, axis=0).astype(sigma.dtype)
-    return Solved(median, measures, below, linalg.method_for(weights.dtype), point)
+    many, *sides = asked.matrix.shape
+    method = linalg.method_for(asked.matrix.dtype)
+
+    def finish() -> Solved:
+        return _summary(solution.get(), (sides[0], sides[1]), dtype, method, point, ...)
+
+    return finish
 
 
 def _names_of_many(measures: tuple[str, ...]) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ def test_a_point_that_failed_on_one_rank_fails_and_others_do_not(ranks: Ranks) -
 def test_an_error_while_reducing_keeps_nobody_waiting(ranks: Ranks) -> None:
     _, (problems, own) = ranks.run(2, fail_on_one, "reducing")
     assert own == "MemoryError: no room"
-    assert problems[("fc2", "output")] is None
+    assert problems == {KEY: "MemoryError: no room (rank 1)", ("fc2", "output"): None}
 
 
 def test_no_room_for_a_scatter_on_one_rank(ranks: Ranks) -> None:
