@@ -1,0 +1,208 @@
+"""What the Trainer of Hugging Face says of itself; nothing of it is imported here."""
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from svdhooks.capture import capture_next_call
+from svdhooks.layers import unwrap
+from svdhooks.nested import private
+from svdhooks.sinks import Sink
+from svdhooks.sinks.loggers import logger_sink
+
+_KEY = "svdhooks"
+_NO_DATA = "num_items_in_batch"
+
+
+class PaddingMask:
+    """The ``attention_mask`` of a batch where it is one of ``(batch, length)``.
+
+    As ``ProbeOptions(mask=PaddingMask())``: batches without a mask, or with one of
+    another shape (four axes: who attends to whom), count whole.
+    """
+
+    def __call__(self, batch: Any) -> Tensor | None:
+        """Read the mask.
+
+        Args:
+            batch: As the model was called with it.
+
+        Returns:
+            The mask ``(batch, length)``, or None.
+        """
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def __repr__(self) -> str:
+        return "attention_mask, where there is one"
+
+
+class FirstCall:
+    """What a model is given at its next call in training mode.
+
+    Args:
+        model: The plain module.
+
+    Attributes:
+        batch: The arguments by name, copied; None before the call.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.batch: Any = None
+        self._forward = unwrap(model).forward
+        self._capture = capture_next_call(model, self._take)
+
+    def _take(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        batch = _by_name(self._forward, args, kwargs)
+        try:
+            self.batch = private(batch)
+        except Exception:  # noqa: BLE001  # training goes on; the recorder says why
+            self.batch = batch
+
+    def remove(self) -> None:
+        """Wait no more; may be called more than once."""
+        self._capture.remove()
+
+
+def _by_name(forward: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The arguments of a call as a mapping, where the forward names them all."""
+    named = {name: value for name, value in kwargs.items() if name != _NO_DATA}
+    if not args:
+        return named
+    try:
+        signature = inspect.signature(forward)
+        bound = signature.bind(*args, **named)
+    except (TypeError, ValueError):  # builtins have no signature
+        return args
+    kinds = {signature.parameters[name].kind for name in bound.arguments}
+    collected = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return args if kinds & collected else dict(bound.arguments)
+
+
+def find_directory(args: Any, state: Any, chosen: str | None, trial: int) -> Path:
+    """Where the records of a training go.
+
+    Args:
+        args: The trainer's arguments.
+        state: The trainer's state.
+        chosen: By the user, or None.
+        trial: Number of the trial in a hyperparameter search.
+
+    Returns:
+        The user's choice, else ``$TENSORBOARD_LOGGING_DIR``, where the Trainer's own
+        TensorBoard log then is, else ``args.output_dir``; within it a directory for
+        each trial of a search, called as that of its checkpoints.
+    """
+    told = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    base = Path(chosen or told or args.output_dir).expanduser()
+    if not state.is_hyper_param_search:
+        return base
+    return base / (state.trial_name or f"run-{trial}")
+
+
+@contextmanager
+def in_terms_of_the_trainer(directory: Path) -> Iterator[None]:
+    """Say what somebody with a Trainer can do where a directory is used already.
+
+    Args:
+        directory: Where records would go.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        FileExistsError: In place of one that speaks of ``start_step``.
+    """
+    try:
+        yield
+    except FileExistsError as error:
+        raise FileExistsError(
+            f"{directory} already holds svdhooks records of an earlier training. To "
+            "continue that one: trainer.train(resume_from_checkpoint=True). For a new "
+            "one: another output_dir, or SpectrumCallback(log_dir=...); or delete its "
+            "sub-directory 'svdhooks'."
+        ) from error
+
+
+def updates_before(state: Any) -> int:
+    """Optimiser updates in the weights when a training begins.
+
+    Args:
+        state: The trainer's state, of a checkpoint where one is resumed.
+
+    Returns:
+        The number; the Trainer's own counts skipped steps as well.
+    """
+    noted = state.stateful_callbacks.get(_KEY)
+    own = noted.get("attributes", {}) if isinstance(noted, Mapping) else {}
+    at = own.get("global_step")
+    since = state.global_step - at if isinstance(at, int) else -1
+    # noted at every step: more than one later it was saved without us
+    return int(own["updates"]) + since if since >= 0 else int(state.global_step)
+
+
+def note_updates(state: Any, updates: int) -> None:
+    """Let the trainer's checkpoints know the number of updates, where it differs.
+
+    Args:
+        state: The trainer's state.
+        updates: Updates so far.
+    """
+    if updates != state.global_step:
+        # the form of what transformers keeps for its own callbacks
+        noted = {"updates": updates, "global_step": state.global_step}
+        state.stateful_callbacks[_KEY] = {"args": {}, "attributes": noted}
+
+
+def position(state: Any) -> dict[str, float | int]:
+    """Where a trainer stands, for the record.
+
+    Args:
+        state: The trainer's state.
+
+    Returns:
+        ``logged_step`` (the x coordinate of its loggers), ``global_step``, ``epoch``.
+    """
+    step = int(state.global_step)
+    return {"logged_step": step, "global_step": step, "epoch": float(state.epoch or 0)}
+
+
+def wandb_sink(args: Any, per_layer: bool) -> Sink | None:
+    """A sink for the run of Weights & Biases that the Trainer reports to.
+
+    Args:
+        args: The trainer's arguments.
+        per_layer: Send values of each layer too.
+
+    Returns:
+        None if there is no such run, as on all processes but the first.
+    """
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    if run is None or "wandb" not in (args.report_to or ()):
+        return None
+    return logger_sink([run], per_layer)
+
+
+def refuse_compiled(args: Any, observe: str) -> None:
+    """Refuse to observe a training forward that the Trainer compiles.
+
+    Args:
+        args: The trainer's arguments.
+        observe: ``"probe"`` or ``"training"``.
+
+    Raises:
+        ValueError: If hooks in the forward would never fire.
+    """
+    if observe == "training" and args.torch_compile:
+        raise ValueError(
+            'observe="training" needs an eager forward; found '
+            "TrainingArguments(torch_compile=True). Hooks that are added to a compiled "
+            'forward never fire. Use the default observe="probe", which runs the model '
+            "eagerly on its side."
+        )
