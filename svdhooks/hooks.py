@@ -1,5 +1,6 @@
 """The only file that registers hooks. Every hook has an owner that removes it."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
+from svdhooks.distributed.tensor_parallel import is_rearranged, whole_values
 from svdhooks.layers import Call, PointValue
 from svdhooks.layers.tap import Watched
 from svdhooks.originals import unwatched
@@ -30,7 +32,8 @@ def observed(
 
     The values are handed over inside the hook, before a successor can overwrite them
     in place. Autocast is off and no graph is recorded there. An error in ``receive``
-    goes to ``fail`` and does not reach the model.
+    goes to ``fail`` and does not reach the model. Where tensor parallelism computes parts
+    of an output on several processes, they are gathered: all of them call the model.
 
     Args:
         layers: Whose points to observe.
@@ -51,8 +54,9 @@ def observed(
     ) -> None:
         if not when():
             return
-        call = Call(module, args, kwargs, output)
         with within(), unwatched(), torch.no_grad(), _autocast_off():
+            # gathered at once: what fails on one process only comes after it
+            call = Call(module, *whole_values((args, kwargs, output)))
             for layer in by_module[id(module)]:
                 try:
                     receive(layer, layer.read(call))
@@ -141,7 +145,9 @@ def _forward_hooks(
     handles: list[RemovableHandle] = []
     try:
         handles.extend(
-            module.register_forward_hook(_Uncopied(hook), with_kwargs=True)
+            module.register_forward_hook(
+                _Uncopied(hook), with_kwargs=True, prepend=is_rearranged(module)
+            )
             for module in modules
         )
         yield
@@ -221,11 +227,29 @@ def after_each_update(optimizer: Any, notify: Callable[[], None]) -> RemovableHa
             "torch.optim.Optimizer."
         )
 
-    def hook(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        notify()
+    # the base class has one too, that does nothing
+    several = sum("step" in vars(kind) for kind in type(inner).__mro__) > 2
 
-    handle: RemovableHandle = inner.register_step_post_hook(hook)
+    def hook(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if not (several and _within_a_step(optimizer)):
+            notify()
+
+    # a compiled step would have all that we do traced
+    hidden = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    handle: RemovableHandle = inner.register_step_post_hook(hidden)
     return handle
+
+
+def _within_a_step(optimizer: Any) -> bool:
+    """Whether the step that ends was called by another: ``super().step()``."""
+    # both call the hooks; counts of what has begun go wrong where a step raises
+    code = getattr(type(optimizer).step, "__code__", None)
+    frame, steps = inspect.currentframe(), 0
+    while frame is not None:
+        if frame.f_code is code and frame.f_locals.get("self") is optimizer:
+            steps += 1
+        frame = frame.f_back
+    return steps > 1
 
 
 def _has_hooks(optimizer: Any) -> bool:

@@ -25,6 +25,7 @@ from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
 from svdhooks.trainers import (
     check_alone,
+    counted_before,
     default_dtype,
     defines_forward,
     dtype_in_forwards,
@@ -151,7 +152,20 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, as plain numbers, for the trainer's checkpoint."""
-        return {"step": self._count}
+        return {"step": self._count, "optimizer": self._optimizer}
+
+    def on_load_checkpoint(
+        self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue the count of a monitor with another interval or directory.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            checkpoint: All of it; if it holds our own state, that is loaded afterwards.
+        """
+        if count := counted_before(checkpoint, type(self).__name__, self._optimizer):
+            self.load_state_dict({"step": count})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue counting where the checkpoint was saved.

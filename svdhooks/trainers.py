@@ -1,6 +1,6 @@
 """What a Lightning trainer says of itself; nothing of Lightning is imported here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +91,26 @@ def followed(trainer: Any, index: int) -> Optimizer:
             f"{len(optimizers)} optimiser(s); expected an index below that."
         )
     return optimizers[index]
+
+
+def counted_before(
+    checkpoint: Mapping[str, Any], callback: str, optimizer: int
+) -> int | None:
+    """What callbacks of a class have counted, whatever their options were.
+
+    Args:
+        checkpoint: A trainer's.
+        callback: The name of the class.
+        optimizer: Whose updates.
+
+    Returns:
+        The number of updates; None if nobody has counted them.
+    """
+    for key, state in checkpoint.get("callbacks", {}).items():
+        ours = str(key).startswith(f"{callback}{{")
+        if ours and state.get("optimizer", 0) == optimizer:
+            return int(state["step"])
+    return None
 
 
 def defines_forward(module: Any) -> bool:
