@@ -18,7 +18,6 @@ from tests.models import Checkpointed, InPlace, mlp
 from tests.oracles import covariance_eigenvalues
 from tests.plain import points_by_hand, train
 
-
 # torch's own, when it looks for derivatives for the first time
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
