@@ -151,6 +151,23 @@ class CovarianceAccumulator:
         norms = (float(torch.linalg.vector_norm(x)) for x in self._in_double())
         return math.hypot(*norms)
 
+    def matrix(self) -> Inexact[Tensor, "k k"]:
+        """A matrix of size min(N, d) with the non-zero eigenvalues of the covariance.
+
+        Returns:
+            The 1/N covariance, or the Gram matrix of the centred samples over N; a new
+            tensor.
+        """
+        if self._moments is not None:
+            return self._moments.covariance()
+        count = self.count
+        if count == 0:
+            return torch.zeros(0, 0, dtype=torch.float64)
+        # rows of the transpose are features: each is centred over the samples
+        features = _solvers.in_double(torch.cat(self._blocks).mT)
+        grams = (_solvers.product(x - x.mean(1, keepdim=True)) for x in features)
+        return functools.reduce(torch.add, grams) / count
+
     def eigenvalues(self) -> Float64[Tensor, " k"]:
         """Eigenvalues of the 1/N covariance, descending.
 
@@ -161,15 +178,7 @@ class CovarianceAccumulator:
         Raises:
             torch.linalg.LinAlgError: If the decomposition does not converge.
         """
-        if self._moments is not None:
-            return spectrum.eigenvalues(self._moments.covariance())
-        count = self.count
-        if count == 0:
-            return torch.zeros(0, dtype=torch.float64)
-        # rows of the transpose are features: each is centred over the samples
-        features = _solvers.in_double(torch.cat(self._blocks).mT)
-        grams = (_solvers.product(x - x.mean(1, keepdim=True)) for x in features)
-        return spectrum.eigenvalues(functools.reduce(torch.add, grams) / count)
+        return spectrum.eigenvalues(self.matrix())
 
     def _in_double(self) -> Iterator[Tensor]:
         """The samples that are kept, in blocks of double precision."""

@@ -1,5 +1,6 @@
 """Singular values and ranks of each layer's weight."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from svdhooks import derived, linalg
 from svdhooks.layers import Layer
+from svdhooks.linalg.problems import SingularValues
+from svdhooks.quantities.pending import Pending, Unfinished
 from svdhooks.quantities.values import NON_FINITE, pack, unknown, with_measures
 from svdhooks.record import OK, Record
 from svdhooks.schedule import Schedule
+from svdhooks.solving import INLINE, Solution, Solver, current_solver
 
 ADAPTER_MEASURES = ("rank_bound", "rank_used")
-
-_AT_ONCE = 2**23  # entries of the Gram matrices of experts or heads: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -69,31 +71,15 @@ class WeightSpectrum:
         Returns:
             The record: spectrum, ranks, noise floor; two with those of the heads.
         """
-        return self.begin(layer, step, INLINE)()
-
-    def begin(
-        self, layer: Layer, step: int, solver: Solver
-    ) -> Callable[[], Record | list[Record]]:
-        """Read the weight now and measure it later.
-
-        Args:
-            layer: The layer.
-            step: Optimiser updates contained in the weights.
-            solver: Finds the singular values.
-
-        Returns:
-            Gives what `measure` gives, of the weight as it is now.
-        """
-        found = [_of_layer(layer, solver)]
+        solver = current_solver()
+        several = [(_of_layer(layer, solver), "weight")]
         if self.heads and layer.heads:
             heads = SingularValues(layer.head_weights())
-            found.append(_of_many(solver.submit(heads), heads, layer.dtype, "heads"))
-
-        def finish() -> Record | list[Record]:
-            records = [self._record(layer, step, solved()) for solved in found]
-            return records if len(records) > 1 else records[0]
-
-        return finish
+            of_heads = _of_many(solver.submit(heads), heads, layer.dtype)
+            several.append((of_heads, "heads"))
+        make = self._later if solver.deferred else self._record
+        records = [make(layer, step, solve, point) for solve, point in several]
+        return records if len(records) > 1 else records[0]
 
     def failed(self, layer: Layer, step: int, status: str) -> Record:
         """The record of a measurement that failed: NaN values of the right shape."""
@@ -107,7 +93,23 @@ class WeightSpectrum:
             step, layer.name, self.name, values, status=status, point="weight"
         )
 
-    def _record(self, layer: Layer, step: int, solved: "Solved") -> Record:
+    def _later(self, layer: Layer, step: int, solve: "Solve", point: str) -> Record:
+        def finish() -> Record:
+            return self._record(layer, step, solve, point)
+
+        def failed(status: str) -> Record:
+            return self.failed(layer, step, status)
+
+        return Pending(
+            step,
+            layer.name,
+            self.name,
+            point=point,
+            unfinished=Unfinished(finish, failed),
+        )
+
+    def _record(self, layer: Layer, step: int, solve: "Solve", point: str) -> Record:
+        solved = solve()
         finite = bool(np.isfinite(solved.sigma).all())
         record = Record(
             step,
@@ -116,7 +118,7 @@ class WeightSpectrum:
             pack(solved.sigma, solved.measures),
             status=OK if finite else NON_FINITE,
             method=solved.method,
-            point=solved.point,
+            point=point,
             marks=("below_noise",) if finite and solved.below_noise else (),
         )
         if not self.measures or record.point != "weight":
@@ -134,17 +136,20 @@ class Solved:
     measures: dict[str, float]
     below_noise: bool
     method: str
-    point: str = "weight"
 
 
-_Finish = Callable[[], Solved]
+Solve = Callable[[], Solved]
+"""Waits for a spectrum, and gives what follows from it."""
 
 
-def _of_layer(layer: Layer, solver: Solver) -> _Finish:
+def _of_layer(layer: Layer, solver: Solver) -> Solve:
+    if layer.gram is not None:
+        sigma = linalg.spectrum_of_gram(layer.gram).to(torch.float32)
+        return _of_one(layer, Solution(sigma.cpu().numpy()), "gram")
     if layer.factors is not None:  # thin: not worth a thread
         solved = _of_product(layer, *layer.factors())
         return lambda: solved
-    return _of_weight(layer, layer.weight(), None, solver)
+    return _of_blocks(layer, layer.weight(), None, solver)
 
 
 def spectrum_and_measures(
@@ -161,18 +166,25 @@ def spectrum_and_measures(
     Returns:
         The spectrum with what follows from it.
     """
-    return _of_weight(layer, weight, norm, INLINE)()
+    return _of_blocks(layer, weight, norm, INLINE)()
 
 
-def _of_weight(
+def _of_blocks(
     layer: Layer, weight: Tensor, norm: float | None, solver: Solver
-) -> _Finish:
-    asked, shape, dtype = SingularValues(weight), layer.shape, layer.dtype
-    method, solution = linalg.method_for(weight.dtype), solver.submit(asked)
+) -> Solve:
+    asked = SingularValues(weight)
+    solution = solver.submit(asked)
     if layer.experts:
-        return _of_many(solution, asked, dtype, "weight", norm)
+        return _of_many(solution, asked, layer.dtype, norm)
+    return _of_one(layer, solution, linalg.method_for(weight.dtype), norm)
 
-    def finish() -> Solved:
+
+def _of_one(
+    layer: Layer, solution: Solution, method: str, norm: float | None = None
+) -> Solve:
+    shape, dtype = layer.shape, layer.dtype
+
+    def solve() -> Solved:
         sigma = solution.get()
         if sigma.ndim > 1:  # the blocks of a block-diagonal map
             sigma = np.sort(sigma, axis=None)[::-1]
@@ -180,7 +192,7 @@ def _of_weight(
         below = bool((sigma < measures["noise_floor"]).any())
         return Solved(sigma, measures, below, method)
 
-    return finish
+    return solve
 
 
 def _of_product(layer: Layer, left: Tensor, right: Tensor) -> Solved:
@@ -196,20 +208,29 @@ def _of_product(layer: Layer, left: Tensor, right: Tensor) -> Solved:
 
 
 def _of_many(
-    solution: Solution,
-    asked: SingularValues,
-    dtype: str,
-    point: str,
-    norm: float | None = None,
-) -> _Finish:
+    solution: Solution, asked: SingularValues, dtype: str, norm: float | None = None
+) -> Solve:
     """Many matrices of one shape."""
     many, *sides = asked.matrix.shape
     method = linalg.method_for(asked.matrix.dtype)
+    shape = (sides[0], sides[1])
+    each = None if norm is None else norm / many**0.5
 
-    def finish() -> Solved:
-        return _summary(solution.get(), (sides[0], sides[1]), dtype, method, point, ...)
+    def solve() -> Solved:
+        sigma = solution.get()
+        several = [
+            linalg.measures(s, shape=shape, dtype=dtype, uncentred_norm=each)
+            for s in sigma
+        ]
+        table = {m: np.array([one[m] for one in several]) for m in linalg.MEASURES}
+        measures = {m: float(np.median(values)) for m, values in table.items()}
+        measures |= {f"{m}_min": float(v.min()) for m, v in table.items()}
+        measures |= {f"{m}_max": float(v.max()) for m, v in table.items()}
+        below = bool((sigma < table["noise_floor"][:, None]).any())
+        median = np.median(sigma, axis=0).astype(sigma.dtype)
+        return Solved(median, measures, below, method)
 
-    return finish
+    return solve
 
 
 def _names_of_many(measures: tuple[str, ...]) -> tuple[str, ...]:
