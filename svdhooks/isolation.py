@@ -12,6 +12,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from svdhooks.accelerated import without_autocast
+from svdhooks.distributed.fsdp import shards_kept
 from svdhooks.originals import originals_kept, point_to, set_version
 
 SEED = 0
@@ -27,7 +28,9 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
     are off, no graph is recorded (unless ``derivatives``), checkpointed segments run
     inline, attention takes its plain path, and all random streams start from a fixed
     seed. Afterwards: the random state of Python, NumPy, the CPU and all used GPUs,
-    every parameter, buffer, plain attribute and training flag are as before.
+    every parameter, buffer, plain attribute and training flag are as before. FSDP2's
+    shards are sharded again; a process that fails inside makes up for the all-gathers in
+    which the others wait for it.
 
     What cannot be seen is not restored: containers that a forward changes in place
     (a list it appends to) and state outside the model.
@@ -51,6 +54,9 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
         stack.enter_context(_random_state("mps" in devices))
         stack.enter_context(_attributes(modules))
         stack.enter_context(_buffers(modules))
+        # before the attributes are put back, which hold its shards
+        purpose = "derivatives" if derivatives else "forward"
+        stack.enter_context(shards_kept(model, purpose))
         named = dict(model.named_parameters())
         stack.enter_context(originals_kept(named, watching=not derivatives))
         stack.enter_context(_eager())

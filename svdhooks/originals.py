@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
+from svdhooks.layers.sharding import is_dtensor
+
 
 @contextmanager
 def originals_kept(
@@ -38,7 +40,7 @@ def originals_kept(
     """
     before = [
         (name, x, x.detach(), x._version)
-        for name, x in tensors.items()
+        for name, x in _with_shards(tensors)
         # inference tensors track no version and refuse updates in place
         if not x.is_inference()
     ]
@@ -58,7 +60,8 @@ def originals_kept(
                 tensor.data.copy_(mode.copies[id(tensor)])
             if tensor._version == version:
                 continue
-            if moved or id(tensor) in {*mode.copies, *mode.pointed}:
+            memory = getattr(tensor, "_local_tensor", tensor)
+            if moved or id(memory) in {*mode.copies, *mode.pointed}:
                 set_version(tensor, version)
             else:
                 changed.append(name)
@@ -149,6 +152,7 @@ class _CopyBeforeWriting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _before_writing(self, written: Tensor, func: Any) -> None:
+        written = getattr(written, "_local_tensor", written)
         place = _place(written)
         for tensor in self._at.get(place[0], ()) if place else ():
             if func.__name__.startswith("set_."):  # changes where, not what
@@ -166,6 +170,14 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
         for position, argument in enumerate(schema.arguments if schema else ())
         if argument.alias_info is not None and argument.alias_info.is_write
     )
+
+
+def _with_shards(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor; of a DTensor, which has no memory, also what this process holds."""
+    for name, tensor in tensors.items():
+        yield name, tensor
+        if is_dtensor(tensor):
+            yield name, tensor._local_tensor
 
 
 def _place(tensor: Tensor) -> tuple[int, int] | None:

@@ -1,8 +1,9 @@
 """Tensor parallelism: which models have it, and what passes their layers as a whole."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from svdhooks.layers.sharding import is_dtensor, parameter_groups
@@ -44,15 +45,27 @@ def whole_values(value: Any) -> Any:
     Returns:
         The same of plain tensors.
     """
-    return tree_map(_whole, value)
+    return tree_map(_whole, value) if _is_spread(value) else value
+
+
+def _is_spread(value: Any) -> bool:
+    """Whether there is anything to gather; most calls have nothing."""
+    if isinstance(value, Tensor):
+        return _is_waiting(value) or is_dtensor(value)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return isinstance(value, (tuple, list)) and any(map(_is_spread, value))
 
 
 def _whole(value: Any) -> Any:
     if is_dtensor(value):
-        return value.detach().full_tensor()
-    if type(value).__name__ == "AsyncCollectiveTensor":
-        return value.wait()
-    return value
+        value = value.detach().full_tensor()
+    return value.wait() if _is_waiting(value) else value
+
+
+def _is_waiting(value: Any) -> bool:
+    """Whether a tensor is the result of a collective that may still be under way."""
+    return type(value).__name__ == "AsyncCollectiveTensor"
 
 
 def is_rearranged(module: nn.Module) -> bool:

@@ -160,7 +160,8 @@ def not_finite(rank: int) -> bool:
     fully_shard(model)
     if rank == 1:
         with torch.no_grad():
-            model.weight.to_local()[0, 0] = torch.nan  # type: ignore[attr-defined]
+            held: Any = model.weight
+            held.to_local()[0, 0] = torch.nan
     (layer,) = find_layers(model).layers
     gram = shards.summed_gram(layer, True, agree)
     assert gram is not None
@@ -184,7 +185,8 @@ def gram_on_mesh(rank: int, placements: list[Any], shape: tuple[int, int]) -> An
     (layer,) = find_layers(model).layers
     assert shards.gram_is_smaller(layer)
     gram = shards.summed_gram(layer, True, agree)
-    part = model.weight.to_local().detach().double()  # type: ignore[operator]
+    held: Any = model.weight
+    part = held.to_local().detach().double()
     naive = part.T @ part if shape[0] > shape[1] else part @ part.T
     distributed.all_reduce(naive)
     return gram, naive, linalg.gram(weight)
