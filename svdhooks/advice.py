@@ -23,6 +23,51 @@ def no_probe(reporter: Reporter, model: str = "") -> None:
     )
 
 
+def not_probed(reporter: Reporter, reason: str) -> None:
+    """Say that a model cannot be run on the side of its training.
+
+    Args:
+        reporter: Says it.
+        reason: Why, and what to do.
+    """
+    reporter.note("not probed", f"svdhooks: only weights are recorded. {reason}.")
+
+
+def without_batch(reporter: Reporter, ranks: Sequence[int], model: str = "") -> None:
+    """Say that some processes have no reference batch.
+
+    Args:
+        reporter: Says it.
+        ranks: Those.
+        model: Of which of several models.
+    """
+    of = f" of model {model!r}" if model else ""
+    reporter.note(
+        f"no batch{of} on some",
+        f"svdhooks: no reference batch{of} is known on rank "
+        f"{', '.join(map(str, ranks))}. The inputs and outputs of layers are those of the "
+        "other ranks' batches; of a sharded model they are missing, since all ranks run "
+        "its forward. Pass probe= on every rank.",
+    )
+
+
+def parted(reporter: Reporter, step: int, error: Exception) -> None:
+    """Report that the processes do not record together any more.
+
+    Args:
+        reporter: Says it.
+        step: Where that was found.
+        error: Why.
+    """
+    reporter.problem(
+        "parted",
+        f"svdhooks: recording ends at step {step}, because the processes cannot do it "
+        f"together any more: {error}. Training goes on; what was recorded before is in "
+        "the log.",
+        error,
+    )
+
+
 def no_forward(reporter: Reporter, name: str) -> None:
     """Say that the model cannot be called with a training batch.
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from svdhooks import advice
+from svdhooks.distributed.meeting import Turn, take_turns
+from svdhooks.distributed.team import Team
 from svdhooks.layers import Skipped
 from svdhooks.layers.tap import Watched
 from svdhooks.measured import Measured
@@ -27,6 +30,7 @@ class Models:
         directory: The run's directory; None: nothing is stored.
         reporter: Where problems go.
         guard: Says when the time of a record is used up.
+        team: The processes that record them.
 
     Raises:
         TypeError: If something is of a wrong kind.
@@ -40,6 +44,7 @@ class Models:
         directory: Path | None,
         reporter: Reporter,
         guard: OverheadGuard,
+        team: Team,
     ) -> None:
         named = by_name(model)
         if "" not in named:
@@ -47,17 +52,30 @@ class Models:
         self._reporter = reporter
         self._guard = guard
         self._models = [
-            WatchedModel(name, called, settings.of(name), directory, reporter, guard)
+            WatchedModel(
+                name, called, settings.of(name), directory, reporter, guard, team
+            )
             for name, called in named.items()
         ]
         check_distinct([x.name for x in self.watched])
+        self._team = team
         self._references: list[ReferenceBatch | None] = [None for _ in self._models]
+        self._turns: list[Turn | None] = [None for _ in self._models]
         if not self.watched and not any(m.measurer.table.incomplete for m in self):
             raise ValueError(
                 f"layers={settings.layers!r} matches no layer of the models "
                 f"{', '.join(named)}. Globs match whole names, which begin with the "
                 f"model's, such as '{next(iter(named))}.*'."
             )
+
+    def check_probes(self) -> None:
+        """Run given reference batches once; collective.
+
+        Raises:
+            ValueError: If a model does not take its batch.
+        """
+        for model in self:
+            model.check_probe()
 
     def __iter__(self) -> Iterator[WatchedModel]:
         return iter(self._models)
@@ -198,22 +216,41 @@ class Models:
         for model in self:
             model.look_again()
 
-    def prepare(self, due: Sequence[Quantity], first: bool) -> list[bool]:
-        """Get ready for a record.
+    def prepare(self, step: int, due: Sequence[Quantity], first: bool) -> list[bool]:
+        """Get ready for a record; collective.
 
         Args:
+            step: Optimiser updates contained in the weights.
             due: What is to be measured.
             first: Whether this is the record before the first update.
 
         Returns:
             For each model whether its points can be observed.
+
+        Raises:
+            DisagreementError: If the processes are not at the same place.
         """
         self.look_again()
         self._references = [model.usable_reference(due, first) for model in self]
-        return [
-            reference is not None or bool(model.observing)
+        if self._team.alone:
+            return [
+                reference is not None or bool(model.observing)
+                for model, reference in zip(self, self._references, strict=True)
+            ]
+        standings = [
+            model.standing(reference)
             for model, reference in zip(self, self._references, strict=True)
         ]
+        turns = take_turns(self._team, step, [q.name for q in due], standings)
+        self._turns = list(turns)
+        for model, turn in zip(self, turns, strict=True):
+            if first or not turn.missing:
+                continue
+            if len(turn.missing) == self._team.size:
+                advice.no_probe(self._reporter, model.name)
+            else:
+                advice.without_batch(self._reporter, turn.missing, model.name)
+        return [turn.possible for turn in turns]
 
     def parts(
         self, quantities: Sequence[Quantity], probing: bool | Sequence[bool]
@@ -249,8 +286,9 @@ class Models:
             Records and what they cost.
         """
         whole = Measured()
-        for model, reference in zip(self, self._references, strict=True):
-            whole.merge(model.measure(step, due, chosen, reference))
+        each = zip(self, self._references, self._turns, strict=True)
+        for model, reference, turn in each:
+            whole.merge(model.measure(step, due, chosen, reference, turn))
         return whole
 
     def store(self) -> None:

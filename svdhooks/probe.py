@@ -1,5 +1,6 @@
 """The reference batch: what the probe feeds to the model at every record."""
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from svdhooks.layers import Samples
 from svdhooks.nested import map_tensors, private, tensors_in, with_data
+from svdhooks.solving import Compute
 from svdhooks.wholefile import written_whole
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -35,6 +37,11 @@ class ProbeOptions:
         max_bytes: A larger batch is stored as a hash in any case.
         window: With ``observe="training"``: the training batches of that many
             optimiser steps before a record are observed.
+        compute: Where spectra of weights and covariances are solved: ``"inline"``,
+            before ``step()`` returns; ``"thread"``, by one thread beside the training,
+            from copies, and written a few steps later; ``"auto"``: by a thread where a
+            core is free or the model is on a GPU, and a record takes more than 50 ms.
+            With several processes always inline.
     """
 
     mask: Mask | None = None
@@ -42,6 +49,7 @@ class ProbeOptions:
     keep: Literal["batch", "hash"] = "batch"
     max_bytes: int = 64 * 2**20
     window: int = 4
+    compute: Compute = "auto"
 
     def __post_init__(self) -> None:
         """Check the choices.
@@ -60,6 +68,10 @@ class ProbeOptions:
                 raise TypeError(f"{name}={number!r}: expected a whole number.")
         if self.window < 1:
             raise ValueError(f"window={self.window}: expected at least one step.")
+        if self.compute not in {"auto", "inline", "thread"}:
+            raise ValueError(
+                f"compute={self.compute!r}: expected 'auto', 'inline' or 'thread'."
+            )
         if self.keep not in {"batch", "hash"}:
             raise ValueError(f"keep={self.keep!r}: expected 'batch' or 'hash'.")
         if not (self.mask is None or isinstance(self.mask, str) or callable(self.mask)):
@@ -209,6 +221,11 @@ class ReferenceBatch:
             )
         device = next((p.device for p in model.parameters()), value.device)
         return value.to(device) != 0
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The digest, found once: the batch is private and does not change."""
+        return self.digest()
 
     def digest(self) -> str:
         """SHA-256 over the content of all tensors, in order."""

@@ -7,12 +7,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import distributed, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from svdhooks import advice, display, schema
 from svdhooks.bases import BaseKeeper
+from svdhooks.distributed.refusals import one_model
+from svdhooks.distributed.setup import one_run, together
+from svdhooks.distributed.team import form_team
 from svdhooks.hooks import after_each_update
 from svdhooks.journal import check_sinks
 from svdhooks.layers import Layer
@@ -61,42 +64,24 @@ class Recorder:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings
-        # several processes of one run: the first records
-        self._idle = distributed.is_available() and (
-            distributed.is_initialized() and distributed.get_rank() > 0
-        )
-        self._reporter = Reporter(settings.on_error)
         self._clock = clock
-        self._guard = OverheadGuard(settings.max_overhead, clock)
-        directory = None if log_dir is None else Path(log_dir) / schema.SUBDIRECTORY
-        self._models = Models(model, settings, directory, self._reporter, self._guard)
+        self._closed = False
         self._handle: RemovableHandle | None = None
         self._recording: Recording | None = None
-        self._closed = False
+        self._reporter = Reporter(settings.on_error)
+        self._guard = OverheadGuard(settings.max_overhead, clock)
         self._step = settings.start_step or 0
         self._previous = self._step - 1
         self._stride = 1
         self._quiet_until = 0
         self._counted_by_optimizer = optimizer is not None
-        self._quantities = [_fresh(quantity) for quantity in settings.quantities]
-        self._bases = BaseKeeper(
-            self._quantities, directory, settings.start_step, self._reporter
+        self._team, log_dir = one_run(
+            form_team(),
+            None if log_dir is None else str(log_dir),
+            isinstance(model, nn.Module) and one_model(model),
         )
-        self._bases.restore()
-        self._timetable = Timetable(self._quantities, settings.schedule)
-        check_sinks(sinks)
         try:
-            if optimizer is not None:
-                self._handle = after_each_update(optimizer, self._updated)
-            # last: what is wrong with the rest must leave no directory behind
-            self._recording = Recording(
-                self._models,
-                self._guard,
-                settings,
-                [*self._log_sinks(log_dir), *sinks],
-                self._reporter,
-                clock,
-            )
+            self._set_up(model, log_dir, optimizer, sinks)
             for name in self._models.idle(self._quantities):
                 advice.nothing_to_measure(self._reporter, name)
             if begin:
@@ -105,8 +90,53 @@ class Recorder:
             self.close()
             raise
 
-    def _log_sinks(self, log_dir: str | Path | None) -> list[Sink]:
-        if log_dir is None or self._idle:
+    def _set_up(
+        self,
+        model: nn.Module | Mapping[str, nn.Module],
+        log_dir: str | None,
+        optimizer: Optimizer | None,
+        sinks: Sequence[Sink],
+    ) -> None:
+        """Set up step by step; what is wrong on one process is raised on all."""
+        settings, team = self.settings, self._team
+        directory = None if log_dir is None else Path(log_dir) / schema.SUBDIRECTORY
+        own = directory if team.writes else None
+        with together(team, self._reporter, self._facts):
+            self._models = Models(
+                model, settings, directory, self._reporter, self._guard, team
+            )
+            self._quantities = [_fresh(quantity) for quantity in settings.quantities]
+            self._bases = BaseKeeper(
+                self._quantities, own, settings.start_step, self._reporter
+            )
+            self._bases.restore()
+            self._timetable = Timetable(self._quantities, settings.schedule)
+            check_sinks(sinks)
+        with together(team, self._reporter):
+            self._models.check_probes()
+        with together(team, self._reporter):
+            if optimizer is not None:
+                self._handle = after_each_update(optimizer, self._updated)
+            # last: what is wrong with the rest must leave no directory behind
+            self._recording = Recording(
+                self._models,
+                self._guard,
+                settings,
+                [*self._log_sinks(log_dir), *sinks] if team.writes else [],
+                self._reporter,
+                self._clock,
+                team,
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        """What has to be the same on all processes."""
+        described = self.settings.describe()
+        names = ("schedule", "observe", "quantities", "max_overhead", "start_step")
+        layers = [(x.name, list(getattr(x, "shape", ()))) for x in self._models.watched]
+        return {"the layers": layers, **{name: str(described[name]) for name in names}}
+
+    def _log_sinks(self, log_dir: str | None) -> list[Sink]:
+        if log_dir is None:
             return []
         from svdhooks.sinks.tensorboard import TensorBoardSink
 
@@ -133,7 +163,10 @@ class Recorder:
     @property
     def last(self) -> Mapping[tuple[str, str], Record]:
         """(layer, point) -> the latest record."""
-        return {} if self._recording is None else self._recording.last
+        if self._recording is None:
+            return {}
+        self._recording.delayed.settle()
+        return self._recording.last
 
     @property
     def recorded(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -157,8 +190,7 @@ class Recorder:
         recorded = self._advance(self._step, context or {}, first=True)
         self._quiet_until = 0  # the first step has to end the listening
         self._guard.restart()
-        if not self._idle:
-            self._models.listen()
+        self._models.listen()
         return recorded
 
     def begin_batch(self, batch: Any) -> None:
@@ -224,22 +256,33 @@ class Recorder:
     def _advance(
         self, step: int, context: Mapping[str, float | int], first: bool = False
     ) -> bool:
+        if self._recording is not None:
+            self._recording.delayed.drain()
         begun, previous = self._clock(), self._previous
-        if step <= previous or self._closed or self._idle:
+        if step <= previous or self._closed or self._team.broken is not None:
             return False
         self._previous = step
         try:
             due = self._timetable.due(previous, step)
             recording = bool(due) and (first or self._guard.admits())
             if recording and self._recording is not None:
+                recording = self._recording.delayed.has_room(step)
+            if recording and self._recording is not None:
                 self._recording.make(step, due, context, first)
                 with self._guard.timed():
                     self._bases.store()
             self._look_ahead(step)
+            if self._recording is not None and self._recording.delayed.in_flight:
+                self._quiet_until = 0  # it is to be delivered soon
             if not recording:
                 self._guard.passed(step - previous, self._clock() - begun)
         except Exception as error:  # noqa: BLE001  # training must not stop
             recording = True
+            if not self._team.alone:
+                # the others are somewhere else by now: they notice it at once
+                self._team.leave(f"recording failed on rank {self._team.rank}")
+                advice.parted(self._reporter, step, error)
+                return recording
             self._reporter.problem(
                 "record",
                 f"svdhooks: the record of step {step} failed "
@@ -277,11 +320,13 @@ class Recorder:
             return
         self._closed = True
         self._quiet_until = 0
-        self._models.close()
+        if hasattr(self, "_models"):  # or setting up did not get there
+            self._models.close()
         if self._handle is not None:
             self._handle.remove()
         if self._recording is not None:
-            self._recording.journal.close()
+            self._recording.close()
+        self._team.leave()  # without a word: the others may be gone
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: a small table, if a sink remembers the records."""

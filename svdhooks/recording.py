@@ -2,18 +2,22 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
 from svdhooks import advice
+from svdhooks.delayed import Delayed
+from svdhooks.distributed.team import Team
 from svdhooks.journal import Journal
 from svdhooks.measured import Measured
 from svdhooks.models import Models
-from svdhooks.overhead import OverheadGuard
+from svdhooks.outcome import Outcome, united
+from svdhooks.overhead import OverheadGuard, Part
 from svdhooks.quantities import PointQuantity, Quantity
 from svdhooks.record import Record
-from svdhooks.reports import Reporter
+from svdhooks.reports import Reporter, Said
 from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
 
@@ -28,10 +32,12 @@ class Recording:
         sinks: Where records go.
         reporter: Where problems go.
         clock: Seconds.
+        team: The processes that record together.
 
     Attributes:
         last: (layer, point) -> the latest record.
         journal: The sinks.
+        delayed: Records whose spectra are not solved yet.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Recording:
         sinks: Sequence[Sink],
         reporter: Reporter,
         clock: Callable[[], float],
+        team: Team | None = None,
     ) -> None:
         self.last: dict[tuple[str, str], Record] = {}
         self.journal = Journal(sinks, settings.describe(), reporter)
@@ -50,6 +57,8 @@ class Recording:
         self._settings = settings
         self._reporter = reporter
         self._clock = clock
+        self._team = team or Team()
+        self.delayed = Delayed(models, settings, guard, reporter, clock)
 
     def make(
         self,
@@ -66,29 +75,76 @@ class Recording:
             context: Where the training stands.
             first: Whether this is the record before the first update.
         """
-        _synchronise()
+        names = [q.name for q in due if isinstance(q, PointQuantity)]
+        if not self.delayed.choose(due) or names:  # else nothing here waits for a GPU
+            _synchronise()
         begun, spent = self._clock(), self._guard.spent
         with self._guard.timed():
-            probing = self._models.prepare(due, first)
-            parts = self._models.parts(due, probing)
-            names = [q.name for q in due if isinstance(q, PointQuantity)]
-            measured = self._models.measure(step, due, self._guard.choose(parts, names))
-            for record in measured.records:
-                self._remember(record)
-            run = {
+            outcome, parts = self._measure(step, due, first, names)
+            measured = outcome.measured
+            run: dict[str, float | int] = {
                 **advice.only_numbers(self._reporter, context),
                 **self._times(begun, first),
                 "parts_measured": len(measured.costs),
                 "parts_total": len(parts),
+                **self.delayed.dropped(),
             }
-            self._write(step, measured, run)
+            deliver = functools.partial(self._deliver, step, measured, run)
+            self.delayed.add(step, measured.records, deliver)
             self._models.store()
         if not first and self._settings.observe == "training":
             self._say_unseen(step, names, measured)
-        self._guard.finished(measured.costs, self._guard.spent - spent)
+        if self._team.alone:
+            self._guard.finished(measured.costs, self._guard.spent - spent)
+        else:
+            told = {"spent": outcome.spent, "elapsed": outcome.elapsed}
+            self._guard.finished(measured.costs, outcome.seconds, told)
         allowance = self._guard.allowance
         if allowance.stretch > 1 or allowance.seconds is not None:
             advice.stretched(self._reporter, self._settings.max_overhead)
+
+    def _measure(
+        self, step: int, due: Sequence[Quantity], first: bool, names: Sequence[str]
+    ) -> tuple[Outcome, Sequence[Part]]:
+        """Measure what is due; of several processes each a share of it."""
+        guard, begun = self._guard, self._clock()
+        said: list[Said] = []
+        alone = self._team.alone
+        with nullcontext(said) if alone else self._reporter.held() as said:
+            probing = self._models.prepare(step, due, first)
+            parts = self._models.parts(due, probing)
+            chosen = guard.choose(parts, names)
+            with self.delayed.solving():
+                measured = self._models.measure(step, due, chosen)
+        seconds = self._clock() - begun
+        own = Outcome(measured, (), seconds, guard.spent + seconds, guard.elapsed)
+        if self._team.alone:
+            return own, parts
+        outcome = united(self._team, own, parts, said)
+        self._reporter.repeat(outcome.said, aloud=self._team.writes)
+        return outcome, parts
+
+    def _deliver(
+        self,
+        step: int,
+        measured: Measured,
+        run: dict[str, float | int],
+        seconds: float,
+    ) -> None:
+        """Hand on what is complete; `seconds` were spent on completing it."""
+        for record in measured.records:
+            self._remember(record)
+        if self._team.writes:
+            run["seconds"] += seconds
+            run["spent"] += seconds
+            self._write(step, measured, run)
+
+    def close(self) -> None:
+        """Write what is still to come, as far as it comes in time; close the sinks."""
+        try:
+            self.delayed.close()
+        finally:
+            self.journal.close()
 
     def _say_unseen(self, step: int, names: Sequence[str], measured: Measured) -> None:
         """Say so where no training batch was observed for a record."""

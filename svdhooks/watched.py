@@ -7,6 +7,9 @@ from typing import Any, cast
 from torch import nn
 
 from svdhooks import advice
+from svdhooks.distributed.meeting import Standing, Turn
+from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
+from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, named_modules, unwrap
 from svdhooks.layers.several import find_layers_of
 from svdhooks.layers.tap import Tap, find_taps
@@ -31,6 +34,7 @@ class WatchedModel:
         directory: The run's directory; None: nothing is stored.
         reporter: Where problems go.
         guard: Says when the time of a record is used up.
+        team: The processes that record it.
 
     Attributes:
         reference: Its reference batch.
@@ -44,21 +48,29 @@ class WatchedModel:
         directory: Path | None,
         reporter: Reporter,
         guard: OverheadGuard,
+        team: Team,
     ) -> None:
+        refused = why_refused(called, settings.observe)
+        if refused is not None:
+            raise ValueError(refused)
         self.name = name
+        self._team = team
         self._called = called
         self._settings = settings
         self._forward = cast("Forward | None", settings.forward)
         self._reporter = reporter
         self._guard = guard
         table = self._find()  # which says what is no module
+        # a forward that communicates is run by all processes or by none
+        self._needs_all = needs_all(called)
+        self._unprobed = why_not_probed(called)
         self._present = _modules(called)
         self.measurer = self._measurer_of(table)
         self._stream: Stream | None = None
         if settings.observe == "training":
             refuse_compiled(called)
             model, options = self.measurer.model, settings.probe_options
-            self._stream = Stream(model, options, reporter, guard.timed)
+            self._stream = Stream(model, options, reporter, guard.timed, team)
         self.reference = ReferenceKeeper(
             called,
             settings.probe,
@@ -67,9 +79,9 @@ class WatchedModel:
             directory,
             settings.start_step is not None,
             reporter,
-            name,
+            # each process has a batch of its own
+            "-".join(filter(None, (name, f"rank{team.rank}" if team.rank else ""))),
         )
-        self._check_probe()
         self._stored = False
 
     def _find(self) -> LayerTable:
@@ -82,8 +94,10 @@ class WatchedModel:
             self._settings.probe_options,
             self._forward,
             self._reporter,
-            self._guard.exhausted,
+            # what some processes leave out others would wait for
+            self._guard.exhausted if self._team.alone else lambda: False,
             self._taps(table, at_setup),
+            self._team,
         )
 
     def _taps(self, table: LayerTable, at_setup: bool) -> tuple[Tap, ...]:
@@ -104,18 +118,32 @@ class WatchedModel:
                 advice.lost(self._reporter, f"tap {name!r}", error)
         return tuple(found)
 
-    def _check_probe(self) -> None:
-        """Run a given reference batch once, so that a wrong one is told at setup."""
-        if not self.reference.given or self.reference.batch is None:
-            return
-        if self.measurer.table.incomplete:
-            return  # it would initialise the lazy modules
+    def check_probe(self) -> None:
+        """Run a given reference batch once, so that a wrong one is told at setup.
+
+        Of several processes all call it, since a forward may communicate.
+
+        Raises:
+            ValueError: If the model does not take the batch, or not all processes that
+                have to run it were given one.
+        """
+        if self._unprobed is not None or self.measurer.table.incomplete:
+            return  # or it would initialise the lazy modules
         if not any(isinstance(q, PointQuantity) for q in self._settings.quantities):
             return
+        of = f" for model {self.name!r}" if self.name else ""
+        batch = self.reference.batch if self.reference.given else None
+        given = self._team.exchange(batch is not None)
+        if self._needs_all and any(given) and not all(given):
+            raise ValueError(
+                f"Found probe={of} on some ranks only ({given}); expected it on all: the "
+                "forward of a sharded model is run by all of them, each on its batch."
+            )
+        if batch is None:
+            return
         try:
-            self.measurer.rehearse(self.reference.batch)
+            self.measurer.rehearse(batch)
         except Exception as error:
-            of = f" for model {self.name!r}" if self.name else ""
             raise ValueError(
                 f"The model does not accept the given probe={of}: "
                 f"{type(error).__name__}: {error}. Expected a batch as the model's "
@@ -184,9 +212,30 @@ class WatchedModel:
             return None
         batch = self.reference.batch
         probing = any(isinstance(quantity, PointQuantity) for quantity in due)
-        if probing and batch is None and not first:
+        if probing and self._unprobed is not None:
+            advice.not_probed(self._reporter, self._unprobed)
+            return None
+        if probing and batch is None and not first and self._team.alone:
             advice.no_probe(self._reporter, self.name)
         return batch
+
+    def standing(self, reference: ReferenceBatch | None) -> Standing:
+        """What this process has of the model when a record begins.
+
+        Args:
+            reference: The reference batch, if one is usable.
+
+        Returns:
+            What the other processes have to know.
+        """
+        return Standing(
+            tuple(x.name for x in self.measurer.watched),
+            None if reference is None else reference.identity,
+            bool(self.observing),
+            self.measurer.rehearsed,
+            self.measurer.refused,
+            self._needs_all,
+        )
 
     # --- one record -------------------------------------------------------------------
 
@@ -218,6 +267,7 @@ class WatchedModel:
         due: Sequence[Quantity],
         chosen: set[Part],
         reference: ReferenceBatch | None,
+        turn: Turn | None,
     ) -> Measured:
         """Measure what is chosen of this model.
 
@@ -226,11 +276,12 @@ class WatchedModel:
             due: Those due.
             chosen: Which (quantity, layer) to measure.
             reference: The reference batch, if one is usable.
+            turn: What this process does of the probe; None: it is alone.
 
         Returns:
             Records and what they cost.
         """
-        return self.measurer.measure(step, due, chosen, reference, self._stream)
+        return self.measurer.measure(step, due, chosen, reference, self._stream, turn)
 
     def store(self) -> None:
         """Write the reference batch beside the log; once."""

@@ -61,6 +61,32 @@ def why_not_probed(model: nn.Module) -> str | None:
     return _FLAT if any(map(is_flat_unit, model.modules())) else None
 
 
+def needs_all(model: nn.Module) -> bool:
+    """Whether a forward of a model communicates, so that all processes have to run it.
+
+    Args:
+        model: The object that the training calls, with its wrappers.
+
+    Returns:
+        True for FSDP and tensor parallelism. No communication.
+    """
+    parameters = any(is_dtensor(parameter) for parameter in model.parameters())
+    return parameters or any(map(is_flat_unit, model.modules()))
+
+
+def one_model(model: nn.Module) -> bool:
+    """Whether processes are known to train one model together.
+
+    Args:
+        model: The object that the training calls, with its wrappers.
+
+    Returns:
+        True for DDP, FSDP and tensor parallelism. No communication.
+    """
+    ddp = nn.parallel.DistributedDataParallel
+    return needs_all(model) or any(isinstance(x, ddp) for x in model.modules())
+
+
 def _meshes_do_not_fit(model: nn.Module) -> str | None:
     meshes = {id(p.device_mesh): p for p in model.parameters() if is_dtensor(p)}
     if not meshes or not distributed.is_initialized():

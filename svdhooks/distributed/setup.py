@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from svdhooks.distributed.team import Team
+from svdhooks.distributed.team import Team, TeamError
+from svdhooks.reports import Reporter
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -37,13 +38,14 @@ def one_run(
 
 
 @contextmanager
-def in_step(
-    team: Team, facts: Callable[[], Mapping[str, Any]] = dict
+def together(
+    team: Team, reporter: Reporter, facts: Callable[[], Mapping[str, Any]] = dict
 ) -> Iterator[None]:
     """Do a part of the set-up; what fails on one process is raised on all; collective.
 
     Args:
         team: The processes.
+        reporter: What it is given to say is said by one of them.
         facts: Gives what has to be the same on all of them afterwards.
 
     Yields:
@@ -51,16 +53,21 @@ def in_step(
 
     Raises:
         Exception: The error of this process, or else that of another.
+        TeamError: If the others cannot be reached.
     """
     if team.alone:
         yield
         return
     failure: Exception | None = None
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  # the others have to know
-        failure = error
+    with reporter.held() as said:
+        try:
+            yield
+        except TeamError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the others have to know
+            failure = error
     check_together(team, failure, facts() if failure is None else {})
+    reporter.repeat(team.exchange(said), aloud=team.writes)
 
 
 def check_together(

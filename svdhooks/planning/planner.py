@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from svdhooks.distributed.team import Team
 from svdhooks.layers import Layer, Selector
 from svdhooks.layers.tap import TapChoice, Watched
 from svdhooks.linalg import method_for
@@ -80,7 +81,8 @@ def plan(
         max_overhead=None,
     )
     reporter, guard = Reporter(), OverheadGuard(None)
-    models = Models(model, settings, None, reporter, guard)
+    models = Models(model, settings, None, reporter, guard, Team())
+    models.check_probes()
     counts, probe_seconds, other = _rehearse(models, settings)
     planner = _Planner(settings.quantities, counts, other, samples)
     rows = tuple(row for one in models for row in planner.rows(one))

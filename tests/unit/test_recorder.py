@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-import svdhooks
 from svdhooks.layers import Layer
 from svdhooks.record import Record
 from svdhooks.recorder import Recorder
@@ -234,18 +233,3 @@ def test_a_cheap_recorder_keeps_its_grid():
 
 
 # --- several processes ----------------------------------------------------------------------
-
-
-def test_of_several_processes_the_first_records(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    model = mlp(4, 6, 3)
-    recorder = svdhooks.watch(model, tmp_path / "run", every=1, probe=X)
-    assert hooks_on(model) == 0
-    assert not recorder.step()
-    assert recorder.steps == 1
-    recorder.close()
-    assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
-    svdhooks.watch(model, tmp_path / "run", every=1, probe=X).close()
-    assert (tmp_path / "run").exists()
