@@ -59,6 +59,11 @@ def _is_spread(value: Any) -> bool:
 
 def _whole(value: Any) -> Any:
     if is_dtensor(value):
+        for placement in value.placements:
+            # an embedding's mask lasts for one reduction, which is that of the model
+            mask = getattr(placement, "mask_buffer", None)
+            if mask is not None and mask.data is not None:
+                mask.refcount += 1
         value = value.detach().full_tensor()
     return value.wait() if _is_waiting(value) else value
 
