@@ -9,93 +9,23 @@ import atexit
 import contextlib
 import ctypes
 import functools
-import os
 import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 from numpy.typing import NDArray
 
 from svdhooks.linalg.problems import Problem, Question
 
 Compute = Literal["auto", "inline", "thread"]
 
-WORTH_SECONDS = 0.05
-"""Records that are solved in less are not worth a thread."""
-
 MOST_BYTES = 2**30
 """Of all snapshots that wait to be solved."""
-
-
-def chosen_compute(
-    choice: Compute,
-    *,
-    seconds: float,
-    on_cuda: bool,
-    torch_threads: int,
-    cores: int,
-    local_processes: int = 1,
-    processes: int = 1,
-) -> Literal["inline", "thread"]:
-    """Where the spectra of a record are solved.
-
-    A core is free where the threads of torch leave one to each process of a machine,
-    or the model is on a GPU. Where all are in use, one more thread makes training up
-    to four times slower while it runs.
-
-    Args:
-        choice: ``ProbeOptions.compute``.
-        seconds: What solving takes, about.
-        on_cuda: Whether the parameters are on a GPU.
-        torch_threads: Of this process.
-        cores: That this process may use.
-        local_processes: Of the same run, on this machine.
-        processes: Of the same run; several exchange the results at the end of each
-            record, so that these have to be there.
-
-    Returns:
-        ``"inline"`` or ``"thread"``.
-    """
-    if choice == "inline" or processes > 1:
-        return "inline"
-    if choice == "thread":
-        return "thread"
-    free = on_cuda or torch_threads < cores / max(local_processes, 1)
-    return "thread" if free and seconds > WORTH_SECONDS else "inline"
-
-
-def compute_here(
-    choice: Compute, seconds: float, on_cuda: bool
-) -> Literal["inline", "thread"]:
-    """`chosen_compute` for this process.
-
-    Args:
-        choice: ``ProbeOptions.compute``.
-        seconds: What solving takes, about.
-        on_cuda: Whether the parameters are on a GPU.
-
-    Returns:
-        ``"inline"`` or ``"thread"``.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)  # there is none on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    group = torch.distributed
-    joined = group.is_available() and group.is_initialized()
-    return chosen_compute(
-        choice,
-        seconds=seconds,
-        on_cuda=on_cuda,
-        torch_threads=torch.get_num_threads(),
-        cores=cores,
-        local_processes=int(local) if local.isdecimal() else 1,
-        processes=group.get_world_size() if joined else 1,
-    )
 
 
 class Solution:
@@ -222,6 +152,7 @@ class ThreadSolver:
 
     def __init__(self) -> None:
         self.last: Solution | None = None
+        self._asked: deque[Solution] = deque()
         self._desk = _Desk()
         self._thread = threading.Thread(
             target=_work, args=(self._desk,), name="svdhooks-solver", daemon=True
@@ -250,19 +181,20 @@ class ThreadSolver:
         problem = question.later() if fits and self.alive else None
         if problem is None:
             return Solution(question.now())
+        while self._asked and self._asked[0].ready:
+            self._asked.popleft()
         self.last = solution = Solution()
+        self._asked.append(solution)
         desk.hold(problem.nbytes)
         desk.tasks.put((problem, solution))
         return solution
 
-    def fail_if_dead(self, solution: Solution) -> None:
-        """Give up an answer that nobody will give.
-
-        Args:
-            solution: One of this solver's.
-        """
-        if not self.alive and not solution.ready:
-            solution.settle(None, RuntimeError("the solving thread ended"))
+    def give_up_if_dead(self) -> None:
+        """Give up the answers that nobody will give."""
+        if not self.alive:
+            for solution in self._asked:
+                if not solution.ready:
+                    solution.settle(None, RuntimeError("the solving thread ended"))
 
     def close(self, abandon: bool = False) -> None:
         """Let the thread end.

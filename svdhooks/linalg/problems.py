@@ -25,7 +25,6 @@ _AT_ONCE = 2**23  # entries of the Gram matrices of experts or heads: 64 MiB
 
 # by the table in _solvers: 0.8 … 1.5 times the measured time from n = 256 on
 _GRAM_SECONDS = 4e-11
-_SVD_SECONDS = 2e-10
 
 
 @runtime_checkable
@@ -64,7 +63,7 @@ class Question(Protocol):
         ...
 
 
-def seconds_for(side: int, rows: int = 0, many: int = 1, double: bool = False) -> float:
+def seconds_for(side: int, rows: int = 0, many: int = 1) -> float:
     """About how long spectra take on one thread of a CPU.
 
     Args:
@@ -72,12 +71,11 @@ def seconds_for(side: int, rows: int = 0, many: int = 1, double: bool = False) -
         rows: Larger side m, where the Gram matrix has to be formed first; 0: it is
             given.
         many: How many matrices.
-        double: Whether they are of float64, which takes an SVD.
 
     Returns:
         Seconds.
     """
-    return many * (_SVD_SECONDS if double else _GRAM_SECONDS) * side**2 * (side + rows)
+    return many * _GRAM_SECONDS * side**2 * (side + rows)
 
 
 @dataclass(frozen=True, eq=False)

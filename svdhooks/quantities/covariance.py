@@ -1,10 +1,10 @@
 """Covariance of what enters and what leaves each layer."""
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from svdhooks import derived, linalg
@@ -14,23 +14,14 @@ from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Watched
 from svdhooks.linalg.units import UnitStatistics
 from svdhooks.quantities.again import SeenTensors
+from svdhooks.quantities.pending import Pending, Unfinished
 from svdhooks.quantities.protocols import ProbeContext
-from svdhooks.quantities.spread import (
-    COVARIANCE_MEASURES,
-    as_measured,
-    covariance_measures,
-    marks_of,
-)
-from svdhooks.quantities.values import (
-    NON_FINITE,
-    check_positive,
-    pack,
-    unknown,
-    with_measures,
-)
-from svdhooks.record import OK, Record
+from svdhooks.quantities.spread import COVARIANCE_MEASURES, SeenPoint
+from svdhooks.quantities.values import check_positive, unknown, with_measures
+from svdhooks.record import Record
 from svdhooks.reports import status_of
 from svdhooks.schedule import Schedule
+from svdhooks.solving import current_solver
 
 
 @dataclass(frozen=True)
@@ -291,28 +282,27 @@ class CovarianceObserver:
 
     def _solve(self, key: Key) -> None:
         accumulator, units = self._open.pop(key), self._units.pop(key)
-        layer, point = self._wanted[key], key[1]
-        eigenvalues = accumulator.eigenvalues().cpu().numpy()
-        features = accumulator.d
-        measures = covariance_measures(
-            accumulator, eigenvalues, features, self._dtypes[key]
-        ) | vars(units.fractions())
-        finite = bool(np.isfinite(eigenvalues).all())
-        count = accumulator.count
-        record = Record(
-            self._context.step,
-            layer.name,
-            self._quantity.name,
-            pack(as_measured(eigenvalues, self._dtypes[key]), measures),
-            status=OK if finite and count else (NON_FINITE if count else "no samples"),
-            method=accumulator.method,
-            point=point,
-            marks=marks_of(eigenvalues, measures, features),
+        solver = current_solver()
+        seen = SeenPoint(accumulator, units, self._dtypes[key], solver)
+        if not solver.deferred:
+            self._done[key] = self._solved_record(key, seen)
+            return
+        unfinished = Unfinished(
+            functools.partial(self._solved_record, key, seen),
+            functools.partial(self._unknown, key),
         )
-        if self._quantity.measures:
-            add = derived.live(self._quantity.measures, self._quantity.points)
-            record = with_measures(record, add(record, (count, features)))
-        self._done[key] = record
+        step, name = self._context.step, self._quantity.name
+        self._done[key] = Pending(
+            step, key[0], name, point=key[1], unfinished=unfinished
+        )
+
+    def _solved_record(self, key: Key, seen: SeenPoint) -> Record:
+        name, measures = self._quantity.name, self._quantity.measures
+        record = seen.record(self._context.step, key[0], name, key[1])
+        if not measures:
+            return record
+        add = derived.live(measures, self._quantity.points)
+        return with_measures(record, add(record, seen.shape))
 
     def _unknown(self, key: Key, status: str) -> Record:
         layer = self._wanted[key]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import svdhooks
 from svdhooks import linalg
 from svdhooks.layers import Layer, PointValue, find_layers
+from svdhooks.linalg import problems
 from svdhooks.quantities import COVARIANCE_MEASURES, Covariance
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.record import Record
@@ -193,7 +194,7 @@ def test_an_error_in_the_solver_is_the_status(monkeypatch, expected):
     def diverge(self: Any) -> Any:
         raise torch.linalg.LinAlgError("did not converge")
 
-    monkeypatch.setattr(linalg.CovarianceAccumulator, "eigenvalues", diverge)
+    monkeypatch.setattr(problems.Eigenvalues, "now", diverge)
     for record in _records(_call(), expected=expected).values():
         assert "did not converge" in record.status
         assert np.isnan(record.spectrum).all()

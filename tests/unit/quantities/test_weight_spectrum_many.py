@@ -7,7 +7,8 @@ from torch import nn
 
 from svdhooks import linalg
 from svdhooks.layers import find_layers
-from svdhooks.quantities import WeightSpectrum, weight_spectrum
+from svdhooks.linalg import problems, spectrum
+from svdhooks.quantities import WeightSpectrum
 from svdhooks.quantities.again import UnchangedWeights
 from tests.golden.models import build
 from tests.oracles import singular_values
@@ -49,14 +50,14 @@ def test_experts_solved_in_parts_read_the_same(mixtral, monkeypatch):
     layer = _layer(mixtral, "layers.0.mlp.experts.down_proj")
     together = WeightSpectrum().measure(layer, 0)
     sizes = []
-    original = linalg.singular_values
+    original = spectrum.singular_values
 
     def solve(weights):
         sizes.append(len(weights))
         return original(weights)
 
-    monkeypatch.setattr(linalg, "singular_values", solve)
-    monkeypatch.setattr(weight_spectrum, "_AT_ONCE", 3 * 16**2)
+    monkeypatch.setattr(spectrum, "singular_values", solve)
+    monkeypatch.setattr(problems, "_AT_ONCE", 3 * 16**2)
     parts = WeightSpectrum().measure(layer, 0)
     assert sizes == [3, 1]
     np.testing.assert_allclose(parts.spectrum, together.spectrum, rtol=1e-12)
