@@ -304,8 +304,8 @@ def _required_arguments(model: nn.Module) -> int:
 
 def _takes_whole_batch(model: nn.Module) -> bool:
     """Whether ``forward(self, batch)`` takes the batch apart by itself."""
-    names = [p.name for p in _parameters_of_forward(model)]
-    return names[:1] == ["batch"] and _required_arguments(model) == 1
+    named = [p for p in _parameters_of_forward(model) if p.kind is not p.VAR_KEYWORD]
+    return [p.name for p in named[:1]] == ["batch"] and _required_arguments(model) == 1
 
 
 def _named_by_forward(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
