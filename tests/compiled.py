@@ -146,7 +146,7 @@ def train_run(
     attach: str = "before",
     *,
     watched: bool = True,
-    steps: int = 5,
+    steps: int = 3,
     batches: Sequence[Tensor] | Tensor = BATCHES,
     net: Callable[[], nn.Module] = Net,
     backend: Any = None,

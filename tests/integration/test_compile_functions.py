@@ -120,9 +120,9 @@ def test_batches_of_varying_size_are_compiled_as_often_as_without_us(dynamic, pr
     def shape(model: nn.Module, backend: Any) -> Any:
         return torch.compile(model, backend=backend, dynamic=dynamic)
 
-    found = run(shape, steps=12, batches=batches, probe=probe)
-    twin = run(compiled.eager, steps=12, batches=batches, probe=probe)
-    unwatched = run(shape, steps=12, batches=batches, watched=False)
+    found = run(shape, steps=8, batches=batches, probe=probe)
+    twin = run(compiled.eager, steps=8, batches=batches, probe=probe)
+    unwatched = run(shape, steps=8, batches=batches, watched=False)
     assert_same_records(found, twin)
     assert unwatched.graphs >= 1
     assert (found.graphs, found.attempts) == (unwatched.graphs, unwatched.attempts)
