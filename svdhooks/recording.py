@@ -92,7 +92,8 @@ class Recording:
             deliver = functools.partial(self._deliver, step, measured, run)
             self.delayed.add(step, measured.records, deliver)
             self._models.store()
-        if not first and self._settings.observe == "training":
+        observing = self._settings.observe == "training" and self._team.writes
+        if observing and not first:
             self._say_unseen(step, names, measured)
         if self._team.alone:
             self._guard.finished(measured.costs, self._guard.spent - spent)
@@ -100,7 +101,8 @@ class Recording:
             told = {"spent": outcome.spent, "elapsed": outcome.elapsed}
             self._guard.finished(measured.costs, outcome.seconds, told)
         allowance = self._guard.allowance
-        if allowance.stretch > 1 or allowance.seconds is not None:
+        fewer = allowance.stretch > 1 or allowance.seconds is not None
+        if fewer and self._team.writes:
             advice.stretched(self._reporter, self._settings.max_overhead)
 
     def _measure(
