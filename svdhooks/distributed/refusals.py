@@ -6,7 +6,7 @@ from typing import Any
 from torch import distributed, nn
 
 from svdhooks.distributed.tensor_parallel import is_tensor_parallel
-from svdhooks.layers.sharding import is_dtensor, is_flat_unit
+from svdhooks.layers.sharding import is_dtensor, is_flat_unit, is_partitioned
 from svdhooks.layers.site import class_is
 from svdhooks.layers.uncovered import ZERO_3
 
@@ -38,7 +38,7 @@ def why_refused(model: Any, observe: str = "probe") -> str | None:
         return _PIPELINE
     if not isinstance(model, nn.Module):
         return None  # what is no module is refused elsewhere
-    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    if any(map(is_partitioned, model.parameters())):
         return f"The model's weights are {ZERO_3}."
     if observe == "training" and is_tensor_parallel(model):
         return (

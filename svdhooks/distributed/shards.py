@@ -202,8 +202,12 @@ def _of_unit(places: Sequence[FlatPlace], keep: bool, rounds: _Rounds) -> list[S
         _lazy_init(unit.root, unit.root)
 
     def copies() -> list[Swap]:
-        held = [(p.module, p.name, getattr(p.module, p.name)) for p in places]
-        return [(module, name, x.detach().clone()) for module, name, x in held]
+        found: list[Swap] = []
+        for place in places:
+            whole = getattr(place.module, place.name).detach().clone()
+            several = ((place.module, place.name), *place.shared)
+            found += [(module, name, whole) for module, name in several]
+        return found
 
     rounds.attempt(prepare)
     rounds.enter()

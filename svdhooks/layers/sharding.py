@@ -63,6 +63,32 @@ def local(value: Any) -> Any:
     return value.detach().to_local()
 
 
+def is_partitioned(parameter: Any) -> bool:
+    """Whether DeepSpeed ZeRO-3 left this process an empty tensor in its place.
+
+    Args:
+        parameter: A parameter.
+
+    Returns:
+        True if it knows its real shape by another name only.
+    """
+    return hasattr(parameter, "ds_id") and hasattr(parameter, "ds_shape")
+
+
+def axes(parameter: Tensor) -> int:
+    """How many axes a parameter has, whatever is left of it here.
+
+    Args:
+        parameter: The parameter.
+
+    Returns:
+        Their number.
+    """
+    if is_partitioned(parameter):
+        return len(parameter.ds_shape)  # type: ignore[attr-defined]
+    return parameter.ndim
+
+
 # --- FSDP1 -----------------------------------------------------------------------
 
 
@@ -134,11 +160,13 @@ class FlatPlace:
         unit: Gathered as a whole.
         module: Which holds the parameter.
         name: Of the parameter in it.
+        shared: Further modules that hold it, and its name there.
     """
 
     unit: FlatUnit
     module: nn.Module
     name: str
+    shared: tuple[tuple[nn.Module, str], ...] = ()
 
 
 def flat_place(tensor: Any) -> FlatPlace | None:
@@ -183,18 +211,19 @@ Swap = tuple[nn.Module, str, Tensor]
 
 def _stand_ins(unit: FlatUnit) -> list[Swap]:
     flat = unit.module._handle.flat_param
-    made: dict[tuple[int, str], nn.Parameter] = {}
+    shared: dict[tuple[int, str], list[tuple[nn.Module, str]]] = {}
+    for also in flat._shared_param_infos:
+        first = id(also.prim_module), also.prim_param_name
+        shared.setdefault(first, []).append((also.module, also.param_name))
     swaps: list[Swap] = []
     for info, shape in zip(flat._param_infos, flat._shapes, strict=True):
+        others = tuple(shared.get((id(info.module), info.param_name), ()))
         empty = torch.empty(shape, dtype=unit.dtype, device="meta")
         parameter = nn.Parameter(empty, requires_grad=empty.is_floating_point())
-        place = FlatPlace(unit, info.module, info.param_name)
+        place = FlatPlace(unit, info.module, info.param_name, others)
         parameter._flat_place = place  # type: ignore[attr-defined]
-        made[id(info.module), info.param_name] = parameter
-        swaps.append((info.module, info.param_name, parameter))
-    for shared in flat._shared_param_infos:
-        first = made[id(shared.prim_module), shared.prim_param_name]
-        swaps.append((shared.module, shared.param_name, first))
+        several = ((info.module, info.param_name), *others)
+        swaps += [(module, name, parameter) for module, name in several]
     return swaps
 
 

@@ -24,7 +24,7 @@ class Site:
     attribute: str = ""
 
 
-def class_is(module: nn.Module | None, *patterns: str) -> bool:
+def class_is(module: object, *patterns: str) -> bool:
     """Whether a class of this qualified name is the module's or one of its bases.
 
     So the classes of libraries are recognised without importing the libraries.

@@ -13,7 +13,7 @@ from svdhooks.layers.kinds import bare_parameter, rule_for
 from svdhooks.layers.kinds_lora import is_lora, lora
 from svdhooks.layers.layer import Layer, LayerTable, Skipped
 from svdhooks.layers.select import Selector, check_selectors, matching
-from svdhooks.layers.sharding import flat_place, is_dtensor, original_shapes
+from svdhooks.layers.sharding import axes, flat_place, is_dtensor, original_shapes
 from svdhooks.layers.site import Site, class_is
 from svdhooks.layers.uncovered import LAZY, reason_for, refused, unreadable
 
@@ -38,7 +38,7 @@ _WRAPPED_BY = (
     ("module", ("torch.nn.parallel.*.DistributedDataParallel",)),
     ("module", ("torch.nn.parallel.*.DataParallel",)),
     ("module", ("deepspeed.*.DeepSpeedEngine",)),
-    ("_forward_module", ("lightning*.fabric.wrappers._FabricModule",)),
+    ("_forward_module", ("lightning*fabric.wrappers._FabricModule",)),
     ("_fsdp_wrapped_module", ("torch.distributed.fsdp.*.FullyShardedDataParallel",)),
 )
 
@@ -160,7 +160,7 @@ class _Survey:
         held = [
             (name, value)
             for name, value in site.module.named_parameters(prefix=site.name)
-            if is_lazy(value) or value.ndim >= 2
+            if is_lazy(value) or axes(value) >= 2
         ]
         for name, value in held:
             if id(value) not in self.claimed:
@@ -178,7 +178,7 @@ class _Survey:
             if is_lazy(value):
                 if not parameter.startswith("bias"):  # no matrix, whatever its shape
                     self.skip(f"{name}.{parameter}", LAZY)
-            elif value.ndim >= 2:
+            elif axes(value) >= 2:
                 self.take_bare(name, module, parameter)
 
     def take_bare(self, name: str, module: nn.Module, parameter: str) -> None:

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from svdhooks.layers.kinds_lora import LoraSource, unread
 from svdhooks.layers.layer import Layer
-from svdhooks.layers.sharding import flat_place, is_dtensor
+from svdhooks.layers.sharding import axes, flat_place, is_dtensor, is_partitioned
 from svdhooks.layers.site import class_is
 from svdhooks.layers.weights import ParameterSource
 
@@ -51,7 +51,7 @@ def _why_not(weight: Any) -> str | None:
         return f"its weight is a {type(weight).__name__}, not a tensor (quantised?)"
     if is_lazy(weight):
         return LAZY
-    if hasattr(weight, "ds_id"):
+    if is_partitioned(weight):
         return ZERO_3
     if flat_place(weight) is not None:
         return None  # it stands in for one that FSDP1 has
@@ -80,6 +80,9 @@ def refused(module: nn.Module) -> str | None:
     Returns:
         The reason.
     """
+    own = module.parameters(recurse=False)
+    if any(is_partitioned(x) and axes(x) >= 2 for x in own):
+        return ZERO_3
     packed = ("_packed_params", "_all_weight_values")
     if class_is(module, "torch.ao.nn.quantized.*", "torch.nn.quantized.*") and (
         callable(getattr(module, "weight", None))
