@@ -33,7 +33,7 @@ MOST_RECORDS = 2
 PATIENCE = 30.0
 """Seconds to wait at the end for what is not solved yet; longer if it is much."""
 
-HURRY = 2.0
+HURRY = 1.0
 """The same where an exception ends the training."""
 
 _LOOK = 0.2  # seconds after which to see whether the thread still runs
@@ -218,6 +218,7 @@ class Delayed:
             lost = [flight.step for flight in self._flights]
             self._flights.clear()
             self._thread.close(abandon=True)
+            self._thread.join(0.0 if lost else HURRY)
             if lost:
                 self._reporter.note(
                     "lost",

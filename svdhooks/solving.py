@@ -253,7 +253,7 @@ def _work(desk: _Desk) -> None:
 # --- the end of the process -----------------------------------------------------------
 
 _DESKS: "weakref.WeakSet[_Desk]" = weakref.WeakSet()
-_LAST_WAIT = 1.0
+_LAST_WAIT = 0.2
 
 
 @functools.cache

@@ -36,6 +36,7 @@ import ctypes
 import functools
 import importlib
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -155,6 +156,15 @@ class _OneThread:
         self._lock = threading.Lock()
         self._users = 0
         self._before = 1
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """In a forked process: its users, and who held the lock, are not there."""
+        self._lock = threading.Lock()
+        if self._users:
+            self._users = 0
+            _openblas()[1](self._before)
 
     def __enter__(self) -> None:
         get, set_ = _openblas()

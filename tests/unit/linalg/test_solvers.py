@@ -1,6 +1,7 @@
 """The choice of library and of threads."""
 
 import ctypes
+import os
 import threading
 import time
 
@@ -130,3 +131,15 @@ def test_large_matrices_go_to_torch_where_it_has_many_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert _solvers._by_numpy(large)
     assert not _solvers._by_numpy(torch.empty(10, 10, device="meta"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("_two_threads")
+def test_a_forked_process_has_the_threads_and_the_lock_for_itself():
+    """What another thread held at the moment of the fork is never given back there."""
+    with _solvers.one_thread(), _solvers._ONE_THREAD._lock:
+        child = os.fork()
+        if child == 0:
+            free = _solvers._ONE_THREAD._lock.acquire(timeout=5)
+            os._exit(0 if free and openblas_threads() == {2} else 1)
+    assert os.waitpid(child, 0)[1] == 0
