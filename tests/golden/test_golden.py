@@ -31,13 +31,14 @@ def _layers(table: LayerTable):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_are_those_of_the_golden_list(name):
-    """If the change is meant: ``python -m tests.golden`` writes the lists anew."""
+    """Hazard 38: if the change is meant: ``python -m tests.golden`` writes the lists anew."""
     expected = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
     assert listing(_case(name)[2]) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_matrix_is_watched_or_skipped_exactly_once(name):
+    """Hazard 38: tied, fused, expert and adapter weights."""
     model, _, table = _case(name)
     assert uncounted(model, table) == []
 
@@ -76,6 +77,7 @@ UNSEEN = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_the_inputs_times_the_weight(name):
+    """Hazard 13 and 38: what is not seen is known by its kind."""
     model, batch, table = _case(name)
     seen = run(model, table, batch)
     proved = observable(table.layers, seen)

@@ -71,6 +71,7 @@ ALL = {(layer, point) for layer in "02" for point in ("weight", "input", "output
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_non_finite_weight_becomes_a_status_in_silence(value, tmp_path, capfd):
+    """Hazard 37: nothing on stderr, also for infinity."""
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3))
     recorder, memory = _watch(model, tmp_path)
     with torch.no_grad():
@@ -166,6 +167,7 @@ class _Failing:
     ids=lambda x: type(x).__name__ if isinstance(x, Exception) else None,
 )
 def test_a_weight_quantity_that_raises(error, status, tmp_path):
+    """Hazard 27: every kind of error."""
     recorder, memory = _watch(
         mlp(4, 6, 3), tmp_path, quantities=["weight_spectrum", _Failing(error)]
     )
@@ -555,6 +557,7 @@ def test_closing_twice_and_stepping_after_it_is_harmless(tmp_path):
 
 
 def test_an_exception_in_the_loop_passes_and_the_log_is_whole(tmp_path):
+    """Hazard 26: in a plain loop."""
     model = mlp(4, 6, 3)
     with pytest.raises(ZeroDivisionError):  # noqa: SIM117
         with svdhooks.watch(model, tmp_path, every=1) as recorder:

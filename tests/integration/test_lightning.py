@@ -125,6 +125,7 @@ def test_training_is_bit_identical_with_and_without_the_callback(tmp_path):
 
 
 def test_accumulated_batches_count_updates(tmp_path):
+    """Hazard 25: accumulation."""
     monitor = _monitor(every_n_steps=2)
     trainer = _trainer(tmp_path, monitor, accumulate_grad_batches=3)
     trainer.fit(Classifier(), _loader())
@@ -157,6 +158,7 @@ class Manual(Classifier):
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_several_optimisers_follow_the_first(tmp_path, raw):
+    """Hazard 25: several optimisers, also past Lightning's wrappers."""
     _trainer(tmp_path, _monitor(every_n_steps=3)).fit(Manual(raw), _loader())
     assert svdhooks.RunLog(tmp_path / "run").steps.tolist() == [0, 3, 6, 9, 12]
 
@@ -168,6 +170,8 @@ def test_an_optimiser_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_exception_keeps_what_was_recorded_and_leaves_no_hook(tmp_path, error):
+    """Hazard 26: in the middle of a fit."""
+
     class Fails(Classifier):
         def training_step(self, batch: list[Tensor], index: int) -> Tensor:
             if index == 6:
@@ -270,6 +274,8 @@ def test_a_checkpoint_without_the_callback_counts_from_the_trainers_step(tmp_pat
 
 
 def test_a_failed_measure_does_not_stop_a_training_that_monitors_it(tmp_path):
+    """Hazard 27: NaN, which a stopping rule checks."""
+
     class Broken(Classifier):
         """One weight that takes no part in the loss turns NaN."""
 
@@ -291,6 +297,7 @@ def test_a_failed_measure_does_not_stop_a_training_that_monitors_it(tmp_path):
 
 
 def test_monitored_measures_are_found_by_early_stopping_and_checkpoints(tmp_path):
+    """Hazard 31: at the first check, strictly."""
     name = "output_effective_rank/net.0"
     monitor = _monitor(monitor=[name, "weight_stable_rank/median"])
     stopping = EarlyStopping(name, mode="min", patience=100, strict=True)
@@ -375,6 +382,7 @@ def test_forward_serves_a_module_without_one(tmp_path):
 
 
 def test_two_monitors_live_in_one_trainer_and_its_checkpoint(tmp_path):
+    """Hazard 28: each with its own state."""
     monitors = [
         _monitor(log_dir=tmp_path / "a"),
         _monitor(log_dir=tmp_path / "b", layers="net.3", every_n_steps=6),
@@ -431,6 +439,7 @@ assert svdhooks.RunLog(sys.argv[2]).steps.tolist() == [0, 2, 4]
 @pytest.mark.parametrize("first", ["lightning.pytorch", "pytorch_lightning"])
 @pytest.mark.parametrize("second", ["lightning.pytorch", "pytorch_lightning"])
 def test_either_import_root_works_with_either_trainer(tmp_path, first, second):
+    """Hazard 29: each root, imported in either order."""
     command = [sys.executable, "-c", _PROGRAM, f"{first},{second}", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -98,6 +98,7 @@ def test_calls_do_not_count_twice_what_the_optimiser_counts():
 
 @pytest.mark.parametrize("followed", [True, False])
 def test_under_accumulation_updates_count_and_not_batches(followed):
+    """Hazard 25: accumulation."""
     model = mlp(4, 6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder, memory = _watch(model, optimizer=optimizer if followed else None)
@@ -112,6 +113,7 @@ def test_under_accumulation_updates_count_and_not_batches(followed):
 
 
 def test_a_step_that_the_gradient_scaler_skips_is_no_update():
+    """Hazard 25: skipped steps."""
     model = mlp(4, 6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
@@ -126,6 +128,7 @@ def test_a_step_that_the_gradient_scaler_skips_is_no_update():
 
 
 def test_lbfgs_makes_one_update_per_step_however_often_it_evaluates():
+    """Hazard 25: LBFGS."""
     model, calls = mlp(4, 6, 3), []
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
     recorder, memory = _watch(model, optimizer=optimizer)

@@ -73,6 +73,7 @@ def _same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("probe", [None, TOKENS[0]], ids=["captured", "given"])
 def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path):
+    """Hazard 8: losses, gradients, buffers, random streams."""
     memory = MemorySink()
 
     def watch(model: nn.Module) -> svdhooks.Recorder:
@@ -115,6 +116,7 @@ def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
 
 
 def test_the_model_copies_and_pickles_at_any_time(tmp_path):
+    """Hazard 12: between records and before the first."""
     model = Everything()
     remove_parametrizations(model.spectral, "weight")  # torch cannot pickle those
     recorder = svdhooks.watch(model, tmp_path, every=1, max_overhead=None)

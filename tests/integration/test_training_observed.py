@@ -105,6 +105,7 @@ def test_training_is_not_changed_and_hooks_are_there_only_in_the_window():
 
 
 def test_a_copy_made_in_the_window_is_not_observed():
+    """Hazard 12: while hooks are there."""
     model, sink = mlp(4, 6), svdhooks.MemorySink()
     with _watch(model, sink, every=1, window=1) as recorder:
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -125,6 +126,8 @@ def test_calls_in_evaluation_mode_do_not_count():
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointed_layers_count_once(reentrant):
+    """Hazard 4: in the training's own forward."""
+
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -142,6 +145,8 @@ def test_checkpointed_layers_count_once(reentrant):
 
 
 def test_a_layer_that_never_fires_is_a_status_and_a_warning():
+    """Hazard 13: a weight used as a function."""
+
     class Functional(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -37,6 +37,7 @@ def _observe(model: nn.Module, *args: Tensor) -> list[tuple[str, str, Tensor]]:
 
 
 def test_values_are_handed_over_before_a_successor_overwrites_them():
+    """Hazard 5: an activation in place."""
     model, x = InPlace(inplace=True), torch.randn(20, 7)
     seen = {(layer, point): value for layer, point, value in _observe(model, x)}
     torch.testing.assert_close(seen["first", "output"], model.first(x))
@@ -52,6 +53,7 @@ def test_every_call_is_handed_over():
 
 
 def test_inside_no_graph_is_recorded_and_autocast_is_off():
+    """Hazard 6: within a hook."""
     model, dtypes = mlp(4, 4), []
 
     def receive(layer: Layer, values: Mapping[str, PointValue]) -> None:
@@ -142,6 +144,7 @@ class _Uninitialised(torch.optim.Optimizer):
 
 @pytest.mark.parametrize("wrapper", [_Wrapper, _Uninitialised])
 def test_updates_are_noticed_through_wrappers_until_the_handle_is_removed(wrapper):
+    """Hazard 25: true updates."""
     model, updates = mlp(2, 2), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     handle = after_each_update(wrapper(wrapper(optimizer)), lambda: updates.append(1))

@@ -54,6 +54,7 @@ def model() -> Everything:
 
 
 def test_a_forward_inside_changes_nothing(model):
+    """Hazard 8 and 11: and what the user froze stays frozen."""
     before = _state(model)
     with probe_context(model):
         assert not any(m.training for m in model.modules())
@@ -130,6 +131,7 @@ def test_a_graph_that_saved_a_buffer_can_still_run_backward():
     "outer", [torch.no_grad, torch.inference_mode, torch.enable_grad]
 )
 def test_the_callers_gradient_mode_does_not_matter(outer: Callable[[], Any]):
+    """Hazard 7: nor does inference mode."""
     model = mlp(3, 4, 2)
     with outer():
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -144,6 +146,7 @@ def test_the_callers_gradient_mode_does_not_matter(outer: Callable[[], Any]):
 
 
 def test_autocast_is_off_inside():
+    """Hazard 6: of the user's."""
     model = mlp(3, 4, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with probe_context(model):
@@ -153,6 +156,7 @@ def test_autocast_is_off_inside():
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointed_segments_run_once(reentrant: bool):
+    """Hazard 4: in a probe."""
     model = Checkpointed(reentrant)
     calls = []
     model.body[0].register_forward_hook(lambda *_: calls.append(1))

@@ -103,6 +103,7 @@ def test_floats_are_cast_to_the_one_dtype_of_the_parameters():
 
 
 def test_an_inference_tensor_is_copied_into_a_normal_one():
+    """Hazard 7: batches of a validation."""
     with torch.inference_mode():
         batch = ReferenceBatch.given(torch.ones(2, 2))
     assert not batch.args[0].is_inference()

@@ -47,6 +47,7 @@ def test_an_unbatched_convolution_is_read_too():
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("same_width", [True, False])
 def test_attention_projections_are_those_of_the_module(batch_first, same_width):
+    """Hazard 13: though out_proj is never called."""
     widths = {} if same_width else {"kdim": 6, "vdim": 10}
     attention = nn.MultiheadAttention(8, 1, batch_first=batch_first, **widths).eval()
     model = nn.ModuleDict({"a": attention})

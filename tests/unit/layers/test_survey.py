@@ -185,6 +185,7 @@ def test_lazy_modules_may_still_become_layers():
 
 
 def test_reading_a_spectral_norm_weight_moves_no_buffer():
+    """Hazard 9: two reads are equal."""
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
     before = [b.clone() for b in layer.buffers()]
     (found,) = find_layers(nn.Sequential(layer)).layers

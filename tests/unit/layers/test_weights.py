@@ -34,6 +34,7 @@ def _applied(module: nn.Module, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [*OLD, *(f"new {name}" for name in NEW)])
 def test_the_weight_is_what_the_next_forward_applies(kind):
+    """Hazard 9 and 10: of both kinds of parametrization."""
     wrap = NEW[kind.removeprefix("new ")] if kind.startswith("new ") else OLD[kind]
     module = wrap(nn.Linear(5, 4, bias=False).double())
     with torch.no_grad():
