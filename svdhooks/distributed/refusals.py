@@ -6,7 +6,8 @@ from typing import Any
 from torch import distributed, nn
 
 from svdhooks.distributed.tensor_parallel import is_tensor_parallel
-from svdhooks.layers.sharding import is_dtensor, is_flat_unit, is_partitioned
+from svdhooks.layers.flat import is_flat_unit
+from svdhooks.layers.sharding import is_dtensor, is_partitioned
 from svdhooks.layers.site import class_is
 from svdhooks.layers.uncovered import ZERO_3
 

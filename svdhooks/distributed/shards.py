@@ -6,17 +6,17 @@ an exception or missing memory in one of them cannot leave the others waiting.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from svdhooks.distributed.rounds import Agree, Rounds, ShardError
 from svdhooks.layers import Layer
+from svdhooks.layers.flat import FlatPlace, Swap
 from svdhooks.layers.sharding import (
-    FlatPlace,
-    Swap,
     is_dtensor,
     is_whole,
     local,
@@ -24,12 +24,14 @@ from svdhooks.layers.sharding import (
 )
 from svdhooks.linalg._solvers import in_double, product
 
-Agree = Callable[[bool], bool]
-"""Whether all processes say yes; a collective."""
-
-
-class ShardError(RuntimeError):
-    """A weight could not be gathered: some process was not able to take part."""
+__all__ = [
+    "Agree",
+    "ShardError",
+    "gathered",
+    "gram_is_smaller",
+    "is_sharded",
+    "summed_gram",
+]
 
 
 def is_sharded(layer: Layer) -> bool:
@@ -70,7 +72,7 @@ def gathered(layers: Sequence[Layer], keep: bool, agree: Agree) -> Iterator[None
     Raises:
         ShardError: On all processes, if one of them cannot take part.
     """
-    rounds = _Rounds(agree)
+    rounds = Rounds(agree)
     swaps: list[Swap] = []
     for places in _by_unit(layers):
         swaps += _of_unit(places, keep, rounds)
@@ -82,51 +84,6 @@ def gathered(layers: Sequence[Layer], keep: bool, agree: Agree) -> Iterator[None
     rounds.finish()
     with swapped(swaps if keep else []):
         yield
-
-
-class _Rounds:
-    """One collective after the other; none that a process cannot take part in."""
-
-    def __init__(self, agree: Agree) -> None:
-        self._agree = agree
-        self._failure: Exception | None = None
-
-    def attempt(self, work: Callable[[], Any]) -> Any:
-        """Do what is this process's own; a failure is told before the next collective."""
-        if self._failure is None:
-            try:
-                with torch.no_grad():
-                    return work()
-            except Exception as error:  # noqa: BLE001  # the others have to know
-                self._failure = error
-        return None
-
-    def enter(self) -> None:
-        """Agree on a collective; it follows at once.
-
-        Raises:
-            ShardError: On all processes.
-        """
-        if not self._agree(self._failure is None):
-            self._raise()
-
-    def finish(self) -> None:
-        """No collective follows.
-
-        Raises:
-            ShardError: On this process alone, if its own work failed since.
-        """
-        if self._failure is not None:
-            self._raise()
-
-    def _raise(self) -> None:
-        found = self._failure
-        cause = (
-            "another process" if found is None else f"{type(found).__name__}: {found}"
-        )
-        raise ShardError(
-            f"a sharded weight was not gathered: not every process could ({cause})"
-        ) from found
 
 
 def _reserve(size: int, device: Any) -> None:
@@ -147,7 +104,7 @@ def _dtensors(layers: Sequence[Layer]) -> list[Swap]:
     return list(found.values())
 
 
-def _whole(dtensor: Any, keep: bool, rounds: _Rounds) -> Any:
+def _whole(dtensor: Any, keep: bool, rounds: Rounds) -> Any:
     """All of a DTensor; None for a process that does not want it."""
     if is_whole(dtensor):
         return rounds.attempt(lambda: local(dtensor))
@@ -189,7 +146,7 @@ def _by_unit(layers: Sequence[Layer]) -> list[list[FlatPlace]]:
     return [list(places.values()) for places in units.values()]
 
 
-def _of_unit(places: Sequence[FlatPlace], keep: bool, rounds: _Rounds) -> list[Swap]:
+def _of_unit(places: Sequence[FlatPlace], keep: bool, rounds: Rounds) -> list[Swap]:
     """Copies of the parameters of one of FSDP1's modules."""
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.fsdp._runtime_utils import _lazy_init
@@ -255,7 +212,7 @@ def summed_gram(layer: Layer, keep: bool, agree: Agree) -> Tensor | None:
     if axis is None:
         raise ValueError(f"The shards of layer {layer.name!r} are not summed as Grams.")
     weight = layer.sources()[0]
-    rounds = _Rounds(agree)
+    rounds = Rounds(agree)
     gram = rounds.attempt(lambda: _own_gram(weight, axis))
     rounds.enter()
     mesh = weight.device_mesh

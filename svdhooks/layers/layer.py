@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor, nn
 
+from svdhooks.layers.flat import FlatPlace
 from svdhooks.layers.points import Reader
-from svdhooks.layers.sharding import FlatPlace, local
+from svdhooks.layers.sharding import local
 from svdhooks.layers.weights import ParameterSource, WeightSource
 
 

@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from svdhooks.layers.attention import attention_pairs, find_heads, with_heads
+from svdhooks.layers.flat import flat_place
 from svdhooks.layers.kinds import bare_parameter, rule_for
 from svdhooks.layers.kinds_lora import is_lora, lora
 from svdhooks.layers.layer import Layer, LayerTable, Skipped
 from svdhooks.layers.select import Selector, check_selectors, matching
-from svdhooks.layers.sharding import axes, flat_place, is_dtensor, original_shapes
+from svdhooks.layers.sharding import axes, is_dtensor, original_shapes
 from svdhooks.layers.site import Site, class_is
 from svdhooks.layers.uncovered import LAZY, reason_for, refused, unreadable
 

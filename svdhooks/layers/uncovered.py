@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
+from svdhooks.layers.flat import flat_place
 from svdhooks.layers.kinds_lora import LoraSource, unread
 from svdhooks.layers.layer import Layer
-from svdhooks.layers.sharding import axes, flat_place, is_dtensor, is_partitioned
+from svdhooks.layers.sharding import axes, is_dtensor, is_partitioned
 from svdhooks.layers.site import class_is
 from svdhooks.layers.weights import ParameterSource
 

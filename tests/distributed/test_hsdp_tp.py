@@ -102,6 +102,60 @@ def test_points_are_whole(ranks: Ranks, kind: str) -> None:
     assert ranks.run(2, tensor_parallel, kind) == [7, 7]
 
 
+def losses(rank: int, kind: str, probes: bool) -> list[Tensor]:
+    model = parallel(kind, init_device_mesh("cpu", (2,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
+    seen = []
+    for _ in range(4):
+        if probes:
+            see_points(model)
+        loss = model(BATCH).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.detach())
+    return seen
+
+
+def both(rank: int, kind: str) -> bool:
+    pairs = zip(losses(rank, kind, False), losses(rank, kind, True), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", ["plain", "embedding", "sequence"])
+def test_training_is_the_same_with_probes(ranks: Ranks, kind: str) -> None:
+    """Hazard 8 with tensor parallelism: an embedding's mask outlasts our reduction."""
+    assert ranks.run(2, both, kind) == [True, True]
+
+
+class Moving(nn.Linear):
+    """Changes its own weight in its forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight.mul_(0.5)
+            self.weight.data.add_(1.0)
+            self.weight.detach().add_(1.0)
+        return super().forward(x)
+
+
+def changed(rank: int) -> list[bool]:
+    model = nn.Sequential(Moving(4, 4))
+    mesh = init_device_mesh("cpu", (2,))
+    parallelize_module(model, mesh, {"0": ColwiseParallel()})
+    held: Any = model[0].weight
+    before, version = held.to_local().clone(), held._version
+    with probe_context(model):
+        model(torch.ones(2, 4))
+        inside = torch.equal(held.to_local(), before)
+    return [inside, torch.equal(held.to_local(), before), held._version == version]
+
+
+def test_shards_that_a_forward_changes_are_put_back(ranks: Ranks) -> None:
+    """Hazard 8: also through ``.data`` and aliases."""
+    assert ranks.run(2, changed) == [[False, True, True]] * 2
+
+
 def late_hooks(rank: int) -> list[tuple[str, list[int]]]:
     model = parallel("plain", init_device_mesh("cpu", (2,)))
     seen = []

@@ -30,7 +30,8 @@ def adapted() -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-    return model.double()
+    adapted_model: nn.Module = model.double()
+    return adapted_model
 
 
 def read_adapted(rank: int) -> float:
