@@ -140,6 +140,20 @@ def test_a_killed_loop_keeps_every_record_made_before(kill, where, tmp_path):
     assert not any(log.damage.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", ["its own handler", "Ctrl-C"])
+def test_what_a_thread_still_solves_is_awaited_at_the_end(kill, tmp_path):
+    """Hazard 26 and 34: an end that is an exception is an end that closes the log."""
+    sign, handler, code, last_words = KILLS[kill]
+    options = 'probe_options=svdhooks.ProbeOptions(compute="thread")'
+    program = PLAIN.replace("max_overhead=None", f"max_overhead=None, {options}")
+    # record 6 was begun one step ago, and may not be written yet
+    assert _killed(program, tmp_path, "step", 7, handler, sign) == (code, last_words)
+    log = svdhooks.RunLog(tmp_path / "run")
+    assert log.steps.tolist() == [0, 2, 4, 6]
+    assert not any(log.damage.values())
+
+
 LIGHTNING_KILLS = {
     # Lightning's own handler lets the batch end, and with it the record of step 8
     "terminated": (signal.SIGTERM, "default", 0, [0, 2, 4, 6, 8]),
