@@ -136,7 +136,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
 
     @property
     def recorder(self) -> Recorder | None:
-        """The recorder while a fit runs, on the process that writes."""
+        """The recorder while a fit runs; of several processes the first one's writes."""
         return self._recorder
 
     # --- Lightning calls these ------------------------------------------------------
@@ -196,8 +196,6 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             pl_module: The module.
         """
         self._close()
-        if not trainer.is_global_zero:
-            return
         resumed = self._restored or trainer.global_step > 0
         if not resumed:
             self._count = 0

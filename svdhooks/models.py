@@ -244,7 +244,7 @@ class Models:
         turns = take_turns(self._team, step, [q.name for q in due], standings)
         self._turns = list(turns)
         for model, turn in zip(self, turns, strict=True):
-            if first or not turn.missing:
+            if first or not turn.missing or model.unprobed is not None:
                 continue
             if len(turn.missing) == self._team.size:
                 advice.no_probe(self._reporter, model.name)

@@ -1,6 +1,5 @@
 """The weights of one record, shared out: who measures which, and how it gets to see it."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -35,10 +34,12 @@ class _Item:
 
     Attributes:
         layers: Whose weights.
+        sources: Identities of what is gathered for them.
         pieces: What is measured, and by which rank.
     """
 
     layers: list[Layer]
+    sources: frozenset[int]
     pieces: list[tuple[int, Piece]] = field(default_factory=list)
 
     @property
@@ -139,12 +140,19 @@ class WeightShare:
         return None
 
     def _rounds(self, pieces: Sequence[Piece]) -> Iterator[list[_Item]]:
-        """So many at once that each process has one to solve."""
-        items: dict[tuple[int, ...], _Item] = {}
+        """So many at once that each process has one to solve.
+
+        None of a round shares a tensor with another: what one process has put in its
+        place there, the others would wait for in vain.
+        """
+        items: dict[frozenset[int], _Item] = {}
+        held: list[Any] = []  # else an identity could be given away again
         for quantity, subject in pieces:
             layers = layers_of(subject)
-            key = tuple(sorted({id(x) for layer in layers for x in layer.sources()}))
-            item = items.setdefault(key, _Item(layers))
+            sources = [x for layer in layers for x in _gathered_by(layer)]
+            held.append(sources)
+            key = frozenset(map(id, sources))
+            item = items.setdefault(key, _Item(layers, key))
             item.layers += [x for x in layers if x not in item.layers]
             item.pieces.append((self.owner(quantity, subject), (quantity, subject)))
         queues: list[list[_Item]] = [[] for _ in range(self._team.size)]
@@ -152,8 +160,20 @@ class WeightShare:
             queues[item.owner].append(item)
         for queue in queues:  # the largest first: those of one round are of a size
             queue.sort(key=lambda item: -sum(map(_cost, item.layers)))
-        for group in itertools.zip_longest(*queues):
-            yield [item for item in group if item is not None]
+        while any(queues):
+            group: list[_Item] = []
+            for queue in queues:
+                taken = {x for item in group for x in item.sources}
+                if queue and not queue[0].sources & taken:
+                    group.append(queue.pop(0))
+            yield group
+
+
+def _gathered_by(layer: Layer) -> Sequence[Any]:
+    """What is gathered as a whole: its tensors, or all that FSDP1 keeps together."""
+    if layer.flat:
+        return [place.unit.module for place in layer.flat]
+    return layer.sources()
 
 
 def layers_of(subject: Subject) -> list[Layer]:

@@ -38,6 +38,7 @@ class WatchedModel:
 
     Attributes:
         reference: Its reference batch.
+        unprobed: Why it cannot be run on the side of its training; None if it can.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class WatchedModel:
         table = self._find()  # which says what is no module
         # a forward that communicates is run by all processes or by none
         self._needs_all = needs_all(called)
-        self._unprobed = why_not_probed(called)
+        self.unprobed = why_not_probed(called)
         self._present = _modules(called)
         self.measurer = self._measurer_of(table)
         self._stream: Stream | None = None
@@ -127,7 +128,7 @@ class WatchedModel:
             ValueError: If the model does not take the batch, or not all processes that
                 have to run it were given one.
         """
-        if self._unprobed is not None or self.measurer.table.incomplete:
+        if self.unprobed is not None or self.measurer.table.incomplete:
             return  # or it would initialise the lazy modules
         if not any(isinstance(q, PointQuantity) for q in self._settings.quantities):
             return
@@ -212,8 +213,8 @@ class WatchedModel:
             return None
         batch = self.reference.batch
         probing = any(isinstance(quantity, PointQuantity) for quantity in due)
-        if probing and self._unprobed is not None:
-            advice.not_probed(self._reporter, self._unprobed)
+        if probing and self.unprobed is not None:
+            advice.not_probed(self._reporter, self.unprobed)
             return None
         if probing and batch is None and not first and self._team.alone:
             advice.no_probe(self._reporter, self.name)

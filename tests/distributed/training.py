@@ -75,10 +75,15 @@ def values_of(records: Sequence[Record]) -> Values:
     }
 
 
-def whole_run(probe: Tensor, data: Sequence[Tensor], **options: Any) -> Values:
+def whole_run(
+    probe: Tensor,
+    data: Sequence[Tensor],
+    build: Callable[[], nn.Module] = Net,
+    **options: Any,
+) -> Values:
     """What one process reads that sees everything."""
     sink = svdhooks.MemorySink()
-    model = make()
+    model = make(build)
     with svdhooks.watch(
         model, None, every=2, probe=probe, sinks=[sink], max_overhead=None, **options
     ) as recorder:
