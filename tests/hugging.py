@@ -86,6 +86,25 @@ class InOrder(Trainer):
         return SequentialSampler(train_dataset or self.train_dataset)
 
 
+class Stop(TrainerCallback):
+    """Ends a training after some updates, as a full queue or a user would.
+
+    Args:
+        at: The step.
+        error: Raised there; None: the Trainer is asked to stop.
+    """
+
+    def __init__(self, at: int, error: BaseException | None = None) -> None:
+        self.at = at
+        self.error = error
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.at:
+            if self.error is not None:
+                raise self.error
+            control.should_training_stop = True
+
+
 def arguments(directory: Path, **options: Any) -> TrainingArguments:
     """Eight updates on the CPU, silently."""
     defaults = {
@@ -186,7 +205,7 @@ def assert_same_logs(found: svdhooks.RunLog, expected: svdhooks.RunLog) -> None:
             np.testing.assert_array_equal(
                 ours[1], theirs[1], err_msg=f"{layer} {metric}"
             )
-        for point in ("input", "output") if layer.endswith("_proj") else ():
+        for point in ("input", "output") if "embed" not in layer else ():
             ours = found.covariance_spectra(layer, point)
             theirs = expected.covariance_spectra(layer, point)
             np.testing.assert_array_equal(ours[0], theirs[0])
