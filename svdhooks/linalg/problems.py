@@ -21,6 +21,7 @@ from torch import Tensor
 from svdhooks.linalg import _solvers, spectrum
 
 _SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+_LARGE_COPY = 2**27
 _AT_ONCE = 2**23  # entries of the Gram matrices of experts or heads: 64 MiB
 
 # by the table in _solvers: 0.8 … 1.5 times the measured time from n = 256 on
@@ -92,9 +93,21 @@ class SingularValues:
     def nbytes(self) -> int:
         """What its problem would keep in memory."""
         A = self.matrix
-        if A.is_cuda and A.dtype in _SINGLE:  # that of the Gram matrices
-            return 8 * A.shape[:-2].numel() * min(A.shape[-2:]) ** 2
-        return max(A.element_size(), 4) * A.numel()
+        return (
+            self._gram_bytes if self._by_gram else max(A.element_size(), 4) * A.numel()
+        )
+
+    @property
+    def _gram_bytes(self) -> int:
+        A = self.matrix
+        return 8 * A.shape[:-2].numel() * min(A.shape[-2:]) ** 2
+
+    @property
+    def _by_gram(self) -> bool:
+        """Whether the Gram is formed at once: on a GPU, or to keep memory bounded."""
+        A = self.matrix
+        large = 4 * A.numel() > max(_LARGE_COPY, self._gram_bytes)
+        return A.dtype in _SINGLE and (A.is_cuda or large)
 
     def now(self) -> NDArray[Any]:
         """The singular values, descending, in parts that bound the Gram matrices."""
@@ -115,9 +128,13 @@ class SingularValues:
             return _of_host(A, "svd") if A.is_cpu else _of_device(A, "svd")
         if A.dtype not in _SINGLE:
             return None
-        if A.is_cpu:
-            return _RowsProblem(A.to(torch.float32, copy=True).numpy())
-        return _of_device(spectrum.gram(A), "roots") if A.is_cuda else None
+        if A.is_cuda:
+            return _of_device(spectrum.gram(A), "roots")
+        if not A.is_cpu:
+            return None
+        if self._by_gram:
+            return _DenseProblem(spectrum.gram(A).numpy(), "roots")
+        return _RowsProblem(A.to(torch.float32, copy=True).numpy())
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdhooks.linalg import CovarianceAccumulator, _solvers, spectrum
+from svdhooks.linalg import CovarianceAccumulator, _solvers, problems, spectrum
 from svdhooks.linalg.problems import Eigenvalues, Question, SingularValues, seconds_for
 
 
@@ -78,6 +78,18 @@ def test_blocks_of_rows_are_summed_in_the_same_order(shape, monkeypatch):
     assert _bits(_later(question)) == _bits(question.now())
 
 
+@pytest.mark.parametrize("shape", [(700, 30), (30, 700), (50, 50), (3, 90, 40)])
+def test_of_a_large_matrix_the_smaller_of_copy_and_gram_is_kept(shape, monkeypatch):
+    monkeypatch.setattr(problems, "_LARGE_COPY", 0)
+    question = SingularValues(torch.randn(*shape))
+    problem = question.later()
+    assert problem is not None
+    copied, side = 4 * int(np.prod(shape)), min(shape[-2:])
+    formed = 8 * side**2 * int(np.prod(shape[:-2]))
+    assert problem.nbytes == question.nbytes == min(copied, formed)
+    assert _bits(problem.solve()) == _bits(question.now())
+
+
 @pytest.mark.parametrize("samples", [1, 5, 20, 21, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_eigenvalues_of_covariances_are_the_same_bit_for_bit(samples, dtype):
@@ -125,13 +137,13 @@ def test_what_cannot_wait_is_answered_at_once(matrix: Tensor):
 
 def test_no_operation_of_torch_runs_while_a_problem_is_solved():
     """Its threads would be one more team of OpenMP; solving is numpy alone."""
-    problems = [
+    several = [
         SingularValues(torch.randn(300, 400)).later(),
         SingularValues(torch.randn(3, 40, 30)).later(),
         SingularValues(torch.randn(40, 30, dtype=torch.float64)).later(),
         Eigenvalues(torch.eye(300, dtype=torch.float64)).later(),
     ]
-    assert _torch_calls(lambda: [problem.solve() for problem in problems]) == []
+    assert _torch_calls(lambda: [problem.solve() for problem in several]) == []
     # the same answers given at once do use torch
     assert _torch_calls(lambda: SingularValues(torch.randn(9, 9)).now())
 
