@@ -10,6 +10,7 @@ from torch import nn
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, Skipped
+from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.measured import Measured, report_failed, report_points
 from svdhooks.observing import OfPoints
@@ -189,7 +190,8 @@ class Measurer:
             Records and what they cost; of several processes, the share of this one.
         """
         measured = Measured()
-        self._of_weights(quantities, step, chosen, measured)
+        with as_stored(self.model):
+            self._of_weights(quantities, step, chosen, measured)
         if stream is not None:
             self._from_stream(stream, step, quantities, measured)
         elif self._probing(reference, turn) and not self._exhausted():

@@ -148,7 +148,9 @@ def shard_states(model: nn.Module) -> list[Any]:
         What ``fully_shard`` keeps of each module, or modules, that it was given.
     """
     modules: Iterator[Any] = model.modules()
-    found = [m._get_fsdp_state() for m in modules if hasattr(m, "_get_fsdp_state")]
+    found = [
+        m._get_fsdp_state() for m in modules if hasattr(type(m), "_get_fsdp_state")
+    ]
     states = {id(state): state for state in found}
     return list(states.values())
 

@@ -1,5 +1,6 @@
 """Wrappers that are looked through, weights of other kinds, what is refused."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.tensor import Replicate, distribute_module, distribute_tensor
 
+import svdhooks
+from svdhooks import linalg
 from svdhooks.distributed import shards
 from svdhooks.distributed.refusals import why_refused
 from svdhooks.layers import find_layers, unwrap
@@ -164,6 +167,36 @@ def test_gathered_copies_are_not_taken_for_the_weights(ranks: Ranks) -> None:
     for stale, now in ranks.run(2, trained_on):
         assert stale == 0.0
         assert now > 0.1
+
+
+def recorded(rank: int, log_dir: str) -> list[Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 5))
+    expected = [linalg.singular_values(x.weight()) for x in find_layers(model).layers]
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+    fully_shard(model, mp_policy=policy)
+    with torch.no_grad():
+        model(torch.ones(2, 9))  # a validation
+    sink, quantities = svdhooks.MemorySink(), ["weight_spectrum"]
+    with svdhooks.watch(model, log_dir, sinks=[sink], quantities=quantities):
+        pass
+    records = [r for r in sink.records if r.quantity == "weight_spectrum"]
+    found = {r.layer: r.values["spectrum"] for r in records}
+    return [
+        float(abs(found[str(i)] / sigma.numpy() - 1).max())
+        for i, sigma in enumerate(expected)
+        if found
+    ]
+
+
+def test_a_record_is_of_what_the_optimiser_updates(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    """And not of the copy in half precision that a validation left gathered."""
+    first, second = ranks.run(2, recorded, str(tmp_path))
+    assert len(first) == 2
+    assert max(first) < 1e-6
+    assert second == []
 
 
 # --- wrappers ---------------------------------------------------------------------------
