@@ -44,6 +44,20 @@ def test_the_layer_table_comes_first_and_once():
     assert _told(sink) == [(0, "meta"), *step, (1, "run"), (1, "weight_spectrum")]
 
 
+def test_the_layer_table_is_told_again_after_ctrl_c_between_the_sinks():
+    class Interrupted(MemorySink):
+        def write(self, records: Sequence[Record]) -> None:
+            raise KeyboardInterrupt
+
+    sink, table = MemorySink(), find_layers(mlp(4, 3))
+    journal = Journal([Interrupted(), sink], {}, Reporter())
+    with pytest.raises(KeyboardInterrupt):
+        _write(journal, 0, table)
+    journal.sinks = (sink,)
+    _write(journal, 1, table)
+    assert _told(sink)[0] == (1, "meta")
+
+
 def test_another_layer_table_is_told():
     sink, model = MemorySink(), mlp(4, 3)
     journal = Journal([sink], {}, Reporter())
