@@ -17,7 +17,8 @@ CHECKS = {
     "lint": ["ruff", "check", "."],
     "import layers": ["importlinter.cli"],
     "types": ["mypy"],
-    "tests": ["pytest", "-n", str(min(os.cpu_count() or 1, 4))],
+    # those that start processes of their own stay in one worker
+    "tests": ["pytest", "-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadgroup"],
 }
 
 
