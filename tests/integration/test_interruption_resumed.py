@@ -16,7 +16,7 @@ from svdhooks.reports import RecordingWarning
 from svdhooks.schema import SUBDIRECTORY
 from svdhooks.sinks.memory import MemorySink
 from tests import fits
-from tests.models import Everything, mlp
+from tests.models import Everything
 from tests.plain import hooks_on, train
 
 # --- Ctrl-C, and going on with the same objects ------------------------------------------
@@ -77,23 +77,6 @@ def test_after_ctrl_c_the_model_is_as_it_was_and_recording_goes_on(
 
 def _interrupt(*_args: Any, **_kwargs: Any) -> Any:
     raise KeyboardInterrupt
-
-
-def test_the_layer_table_is_written_after_an_interrupted_first_record(tmp_path):
-    """Hazard 26: else the log would have records of layers that it does not know."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(PLACES["writing"], _interrupt)
-        svdhooks.watch(mlp(4, 6, 3), tmp_path, every=1)
-    model = mlp(4, 6, 3)
-    recorder = svdhooks.watch(model, tmp_path, schedule=svdhooks.at(1, 2))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(PLACES["writing"], _interrupt)
-        recorder.step()
-    recorder.step()
-    recorder.close()
-    log = svdhooks.RunLog(tmp_path)
-    assert log.steps.tolist() == [2]
-    assert log.layers == ("0", "2")
 
 
 # --- fits that fail and are resumed --------------------------------------------------------
