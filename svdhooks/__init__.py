@@ -21,9 +21,12 @@ _TABLE = {
     "ProbeOptions": "svdhooks.probe",
     "Record": "svdhooks.record",
     "Recorder": "svdhooks.recorder",
+    "RecordingError": "svdhooks.reports",
+    "RecordingWarning": "svdhooks.reports",
     "RunLog": "svdhooks.runlog",
     "Schedule": "svdhooks.schedule",
     "Sink": "svdhooks.sinks",
+    "SpectrumCallback": "svdhooks.transformers",
     "SpectrumMonitor": "svdhooks.lightning",
     "TensorBoardSink": "svdhooks.sinks.tensorboard",
     "TokenRank": "svdhooks.quantities.tokens",
@@ -44,11 +47,16 @@ _TABLE = {
     "runs": "svdhooks.runlog",
     "scan": "svdhooks.front",
     "schedule": "svdhooks.schedule",
+    "transformers": "svdhooks.transformers",
     "watch": "svdhooks.front",
 }
 
+# those of the Hugging Face Trainer need a package that is not installed with this one:
+# they are found by name, and `from svdhooks import *` leaves them out
+_NEED_TRANSFORMERS = ("SpectrumCallback", "transformers")
+
 __all__ = [
-    *_TABLE,
+    *(name for name in _TABLE if name not in _NEED_TRANSFORMERS),
     "__version__",
 ]
 

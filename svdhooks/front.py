@@ -7,9 +7,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from svdhooks.distributed.refusals import needs_all
+from svdhooks.distributed.team import Team, form_team
 from svdhooks.layers import Selector, find_layers, unwrap
 from svdhooks.layers.tap import TapChoice
 from svdhooks.measuring import Measurer
+from svdhooks.outcome import Outcome, united
 from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.quantities import WeightSpectrum
 from svdhooks.record import Record
@@ -113,7 +116,8 @@ def scan(
     """Weight spectra and ranks of every layer, now.
 
     Args:
-        model: The model; wrappers are looked through.
+        model: The model; wrappers are looked through. One that is sharded over several
+            processes is scanned by all of them together, and all get all records.
         layers: Which layers: globs, module types, a predicate ``(name, module)``.
 
     Returns:
@@ -124,7 +128,16 @@ def scan(
         TypeError: If ``model`` is not a module or ``layers`` is of a wrong kind.
     """
     table = find_layers(model, layers)
-    measurer = Measurer(unwrap(model), table, ProbeOptions(), None, Reporter())
-    quantity = WeightSpectrum()
-    parts = set(measurer.parts([quantity], probing=False))
-    return measurer.measure(0, [quantity], parts, None).records
+    team = form_team() if needs_all(model) else Team()
+    try:
+        measurer = Measurer(
+            unwrap(model), table, ProbeOptions(), None, Reporter(), team=team
+        )
+        quantity = WeightSpectrum()
+        parts = measurer.parts([quantity], probing=False)
+        own = Outcome(
+            measurer.measure(0, [quantity], set(parts), None), (), 0.0, 0.0, 0.0
+        )
+        return united(team, own, parts, []).measured.records
+    finally:
+        team.leave()
