@@ -52,6 +52,7 @@ def shards_kept(model: nn.Module, purpose: str = "forward") -> Iterator[None]:
     orders = _ORDERS.setdefault(model, {})
     try:
         for index, group in enumerate(groups):
+            group.reduce_grads = False  # those of the training are not finished by us
             if group.is_unsharded:
                 group.post_forward_mesh_info = None  # it is not to be resharded
             for call in ("unshard", "reshard"):
