@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from svdhooks import linalg
+from svdhooks.distributed.shards import is_sharded
 from svdhooks.layers import Layer
 from svdhooks.linalg.units import UnitStatistics
 from svdhooks.quantities import EdgeQuantity, WeightQuantity
@@ -77,8 +78,8 @@ class Timer:
 
     def of_edge(self, quantity: EdgeQuantity, edge: Any) -> Costs:
         """Measure the cost of an edge, once for all: edges of a model are alike."""
-        key = (quantity.name,)
-        return Costs(self._time(key, lambda: quantity.measure_edge(edge, 0)))
+        key, whole = (quantity.name,), _whole_edge(edge)
+        return Costs(self._time(key, lambda: quantity.measure_edge(whole, 0)))
 
     def of_covariance(self, samples: int, features: int) -> Costs:
         """Estimate the cost of one point.
@@ -121,6 +122,8 @@ def _seconds(once: Callable[[], Any]) -> float:
 def _corner(layer: Layer) -> tuple[Layer, float]:
     """A layer of at most that size, and how many times as long the whole takes."""
     (rows, columns), factor = _smaller(layer.shape)
+    if is_sharded(layer):  # no process has it whole, and time depends on sizes alone
+        return _stand_in(layer, (rows, columns)), max(factor, 1.0)
     if factor <= 1 or layer.factors is not None:
         return layer, 1.0
     view = layer.view
@@ -129,6 +132,42 @@ def _corner(layer: Layer) -> tuple[Layer, float]:
         return view(weight)[..., :rows, :columns]
 
     return replace(layer, view=corner, shape=(rows, columns)), factor
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """In place of a weight."""
+
+    numbers: torch.Tensor
+
+    def value(self) -> torch.Tensor:
+        return self.numbers
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return (self.numbers,)
+
+
+def _stand_in(layer: Layer, shape: tuple[int, int]) -> Layer:
+    """A layer of the same kind with any weight of that shape."""
+    blocks = [layer.experts or layer.groups] * (max(layer.experts, layer.groups) > 1)
+    generator = torch.Generator().manual_seed(0)
+    dtype = getattr(torch, layer.dtype)
+    numbers = torch.randn(*blocks, *shape, generator=generator).to(dtype)
+    return replace(
+        layer,
+        source=_Numbers(numbers),
+        view=lambda weight: weight,
+        shape=shape,
+        factors=None,
+        flat=(),
+    )
+
+
+def _whole_edge(edge: Any) -> Any:
+    """An edge with weights that this process holds whole."""
+    held = {n: x for n, x in vars(edge).items() if isinstance(x, Layer)}
+    parts = {n: _stand_in(x, x.shape) for n, x in held.items() if is_sharded(x)}
+    return replace(edge, **parts) if parts else edge
 
 
 def _smaller(shape: tuple[int, int]) -> tuple[tuple[int, int], float]:
