@@ -24,7 +24,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(minutes=5)
 """How long to wait until every process has set up its recorder."""
 
-SILENCE = timedelta(minutes=30)
+SILENCE = timedelta(minutes=10)
 """How long one process may be late at a record, say by saving a checkpoint alone."""
 
 
