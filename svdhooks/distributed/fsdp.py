@@ -5,12 +5,12 @@ them fails in the middle, it takes part in the remaining all-gathers without com
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from svdhooks.layers.sharding import groups_of, shard_states
 
@@ -31,8 +31,9 @@ def shards_kept(model: nn.Module, purpose: str = "forward") -> Iterator[None]:
     FSDP2 initialises at the first forward of a training is not initialised by this one.
 
     After an exception inside, this process makes up for the all-gathers in which the
-    others wait for it. Their order is that of an earlier forward; of the first one, that
-    in which the modules are registered.
+    others wait for it. Their order is that of an earlier forward. In the first one of a
+    purpose each process announces what it gathers, which costs two small collectives per
+    module of FSDP2.
 
     Args:
         model: The module that is called inside, once; one without FSDP2 is left alone.
@@ -50,20 +51,27 @@ def shards_kept(model: nn.Module, purpose: str = "forward") -> Iterator[None]:
     sharded = [group for group in groups if group.is_sharded]
     events: list[Event] = []
     orders = _ORDERS.setdefault(model, {})
+    order = orders.get(purpose)
+    crier = _Crier.of(groups) if order is None else None
     try:
         for index, group in enumerate(groups):
             group.reduce_grads = False  # those of the training are not finished by us
             if group.is_unsharded:
                 group.post_forward_mesh_info = None  # it is not to be resharded
             for call in ("unshard", "reshard"):
-                vars(group)[call] = _noted(getattr(group, call), (call, index), events)
+                method = getattr(group, call)
+                vars(group)[call] = _noted(method, (call, index), events, crier)
         try:
             yield
         except Exception as error:
-            order = orders.get(purpose) or _registered_order(model, groups)
-            _make_up(model, groups, _remaining(order, events, error), error)
+            rest = _remaining(order, events, error) if crier is None else crier.heard()
+            _make_up(model, groups, rest, error)
+            if crier is not None and crier.ended:
+                orders[purpose] = crier.said
             raise
-        orders[purpose] = _one_forward(events, orders.get(purpose, []))
+        if crier is not None:
+            crier.end()
+        orders[purpose] = _one_forward(events, order or [])
     finally:
         _settle(groups, states)
         for group in sharded:
@@ -74,16 +82,108 @@ def shards_kept(model: nn.Module, purpose: str = "forward") -> Iterator[None]:
 
 
 def _noted(
-    method: Callable[..., Any], event: Event, events: list[Event]
+    method: Callable[..., Any],
+    event: Event,
+    events: list[Event],
+    crier: "_Crier | None",
 ) -> Callable[..., Any]:
-    """A method that says when it was done."""
+    """A method that says when it is done, and before if somebody may need to know."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if crier is not None:
+            crier.say(event)
         found = method(*args, **kwargs)
         events.append(event)
+        if crier is not None:
+            crier.done()
         return found
 
     return call
+
+
+class _Crier:
+    """Tells the processes that gather together what comes next, and hears it.
+
+    Args:
+        groups: All groups of parameters.
+        process_group: Of those that gather together.
+
+    Attributes:
+        said: What was announced and done, in order.
+        ended: Whether a process came to the end of its forward.
+    """
+
+    def __init__(self, groups: list[Any], process_group: Any) -> None:
+        self.said: list[Event] = []
+        self.ended = False
+        self._pending: Event | None = None
+        self._end = 2 * len(groups)
+        self._process_group = process_group
+        # made now: there may be no memory later
+        self._number = torch.zeros(1, dtype=torch.int64, device=groups[0].device)
+
+    @classmethod
+    def of(cls, groups: list[Any]) -> "_Crier | None":
+        """One for a model.
+
+        Args:
+            groups: All groups of parameters.
+
+        Returns:
+            None where nothing is gathered, or not by the same processes everywhere.
+        """
+        infos = [group.mesh_info for group in groups]
+        several = {id(x): x for x in (_process_group(info) for info in infos)}
+        found = next(iter(several.values()), None)
+        if len(several) != 1 or found is None or found.size() == 1:
+            return None
+        return cls(groups, found)
+
+    def say(self, event: Event) -> None:
+        """Announce what this process does next; collective."""
+        call, index = event
+        self._pending = event
+        self._meet(2 * index + (call == "reshard"))
+
+    def done(self) -> None:
+        """What was announced is done."""
+        if self._pending is not None:
+            self.said.append(self._pending)
+        self._pending = None
+
+    def end(self) -> None:
+        """Announce that this forward is over; collective."""
+        self._meet(self._end)
+
+    def heard(self) -> Iterator[Event]:
+        """What the others do, until none of them does anything; collective.
+
+        Yields:
+            Each before they do it, at first what this process announced and did not do.
+        """
+        if self._pending is not None:
+            yield self._pending
+            self.done()
+        while True:
+            self._meet(-1)
+            number = int(self._number.item())
+            if not 0 <= number < self._end:
+                self.ended = number == self._end
+                return
+            self._pending = ("reshard" if number % 2 else "unshard", number // 2)
+            yield self._pending
+            self.done()
+
+    def _meet(self, number: int) -> None:
+        with torch.no_grad(), torch._C._DisableFuncTorch():
+            self._number.fill_(number)
+            operation = distributed.ReduceOp.MAX
+            distributed.all_reduce(self._number, operation, self._process_group)
+
+
+def _process_group(mesh_info: Any) -> Any:
+    """The processes that hold the parts of a parameter; None if all hold it whole."""
+    return getattr(mesh_info, "shard_process_group", None)
 
 
 # --- a process that failed -------------------------------------------------------------
@@ -96,9 +196,10 @@ def _one_forward(events: list[Event], known: list[Event]) -> list[Event]:
 
 
 def _remaining(
-    order: list[Event], done: list[Event], error: Exception
+    order: list[Event] | None, done: list[Event], error: Exception
 ) -> Sequence[Event]:
     """What the other processes still do in their forward."""
+    order = order or []
     begun = len(done) % len(order) if order and done else 0
     if done and not begun:
         return []
@@ -112,11 +213,9 @@ def _remaining(
 
 
 def _make_up(
-    model: nn.Module, groups: list[Any], events: Sequence[Event], error: Exception
+    model: nn.Module, groups: list[Any], events: Iterable[Event], error: Exception
 ) -> None:
     """Take part in the all-gathers of a forward without computing it."""
-    if not events:
-        return
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         _let_go(error)
     forward = type(groups[0]._training_state).FORWARD
@@ -138,30 +237,6 @@ def _let_go(error: BaseException) -> None:
     traceback.clear_frames(error.__traceback__)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
-
-
-def _registered_order(model: nn.Module, groups: list[Any]) -> list[Event]:
-    """The order of a forward that calls each module once, as they are registered."""
-    index = {id(group): i for i, group in enumerate(groups)}
-    seen: set[int] = set()
-    events: list[Event] = []
-
-    def visit(module: Any) -> None:
-        state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
-        own: list[int] = []
-        if state is not None and id(state) not in seen:
-            own = [index[id(group)] for group in groups_of(state)]
-            seen.add(id(state))
-            events.extend(("unshard", i) for i in own)
-            for ahead in state._states_to_forward_prefetch:
-                several = groups_of(ahead)
-                events.extend(("unshard", index[id(group)]) for group in several)
-        for child in module.children():
-            visit(child)
-        events.extend(("reshard", i) for i in own)
-
-    visit(model)
-    return events
 
 
 # --- what is put back ------------------------------------------------------------------

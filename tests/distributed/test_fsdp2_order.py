@@ -41,7 +41,7 @@ def test_an_order_that_is_not_known_is_told() -> None:
 class Backwards(nn.Module):
     """Calls its parts from the last to the first, one of them twice."""
 
-    failing = False
+    failing = -1
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ class Backwards(nn.Module):
         self.unused = nn.Linear(5, 7)
 
     def forward(self, x: Tensor) -> Tensor:
-        for index in (2, 1, 2, 0):
-            if index == 1 and self.failing:
+        for position, index in enumerate((2, 1, 2, 0)):
+            if position == self.failing:
                 raise ValueError("in the middle")
             x = self.parts[index](x).tanh()
         return x
@@ -66,11 +66,12 @@ def sharded(root: bool) -> Backwards:
     return model
 
 
-def fail_later(rank: int, root: bool) -> list[Any]:
+def fail_at(rank: int, root: bool, first: int, places: list[int]) -> list[Any]:
+    """From some forward on, each process fails at another place, or not at all."""
     model = sharded(root)
     found = []
     for step in range(4):
-        model.failing = rank == 1 and step > 0
+        model.failing = places[rank] if step >= first else -1
         with torch.no_grad():
             try:
                 with shards_kept(model):
@@ -79,18 +80,24 @@ def fail_later(rank: int, root: bool) -> list[Any]:
                 found.append(None)
         distributed.barrier()
         assert all(group.is_sharded for group in parameter_groups(model))
-    model.failing = False
+    model.failing = -1
     model(torch.ones(2, 5)).sum().backward()
     return found
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_the_order_is_that_of_an_earlier_forward(ranks: Ranks, root: bool) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("places", [[-1, 1], [3, 0], [2, 2]])
+def test_all_follow_one_order(
+    ranks: Ranks, root: bool, first: int, places: list[int]
+) -> None:
     """Hazard 19: whatever the order of registration, and without a root of FSDP2."""
-    first, second = ranks.run(2, fail_later, root)
-    assert all(torch.equal(x, first[0]) for x in first)
-    assert torch.equal(second[0], first[0])
-    assert second[1:] == [None] * 3
+    for found, place in zip(
+        ranks.run(2, fail_at, root, first, places), places, strict=True
+    ):
+        ran = 4 if place < 0 else first
+        assert all(torch.equal(x, found[0]) for x in found[:ran])
+        assert found[ran:] == [None] * (4 - ran)
 
 
 def fail_before(rank: int) -> str:
