@@ -1,6 +1,5 @@
 """One record: every due quantity on every chosen layer, errors turned to statuses."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, Skipped
 from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Tap, Watched
-from svdhooks.measured import Measured, report_failed, report_points
+from svdhooks.measured import Measured, report_points
 from svdhooks.observing import OfPoints
 from svdhooks.overhead import Part
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
@@ -23,12 +22,10 @@ from svdhooks.quantities import (
     Quantity,
     WeightQuantity,
 )
-from svdhooks.quantities.again import UnchangedWeights
 from svdhooks.quantities.fields import fields_of
-from svdhooks.record import Record
 from svdhooks.reports import Reporter, status_of
-from svdhooks.sharing import WeightShare
 from svdhooks.streaming import Stream
+from svdhooks.weighing import WeightMeasurer
 
 
 class Measurer:
@@ -67,8 +64,7 @@ class Measurer:
         self._exhausted = exhausted
         self._team = team or Team()
         self._probe = Probe(model, options, forward, reporter, exhausted, self._team)
-        self._share = WeightShare(self._team, table.layers)
-        self._weights = UnchangedWeights()
+        self._weights = WeightMeasurer(table.layers, reporter, exhausted, self._team)
 
     @property
     def watched(self) -> tuple[Watched, ...]:
@@ -190,8 +186,15 @@ class Measurer:
             Records and what they cost; of several processes, the share of this one.
         """
         measured = Measured()
+        pieces = [
+            (quantity, subject)
+            for quantity in quantities
+            if isinstance(quantity, (WeightQuantity, EdgeQuantity))
+            for subject in self._concerned(quantity, probing=False)
+            if (quantity.name, subject.name) in chosen
+        ]
         with as_stored(self.model):
-            self._of_weights(quantities, step, chosen, measured)
+            self._weights.measure(pieces, step, measured)
         if stream is not None:
             self._from_stream(stream, step, quantities, measured)
         elif self._probing(reference, turn) and not self._exhausted():
@@ -220,71 +223,6 @@ class Measurer:
             if isinstance(quantity, PointQuantity)
         ]
         return [(quantity, watched) for quantity, watched in pairs if watched]
-
-    def _of_weights(
-        self,
-        quantities: Sequence[Quantity],
-        step: int,
-        chosen: set[Part],
-        measured: Measured,
-    ) -> None:
-        def measure(quantity: WeightQuantity | EdgeQuantity, x: Any) -> list[Record]:
-            if self._exhausted():
-                return []
-            measured.costs.setdefault((quantity.name, x.name), 0.0)
-            return self._weight(quantity, x, step)
-
-        def failed(
-            quantity: WeightQuantity | EdgeQuantity, x: Any, error: Exception
-        ) -> list[Record]:
-            return self._weight_failed(quantity, x, step, error)
-
-        pieces = [
-            (quantity, subject)
-            for quantity in quantities
-            if isinstance(quantity, (WeightQuantity, EdgeQuantity))
-            for subject in self._concerned(quantity, probing=False)
-            if (quantity.name, subject.name) in chosen
-        ]
-        for record in self._share.measure(pieces, measure, failed):
-            measured.add(record)
-
-    def _weight(
-        self, quantity: WeightQuantity | EdgeQuantity, subject: Any, step: int
-    ) -> list[Record]:
-        begun = time.perf_counter()
-        try:
-            if isinstance(quantity, EdgeQuantity):
-                found: Record | Sequence[Record] = quantity.measure_edge(subject, step)
-            else:
-                found = self._weights.measure(quantity, subject, step)
-        except Exception as error:  # noqa: BLE001  # a measurement may fail
-            records = self._weight_failed(quantity, subject, step, error)
-        else:
-            records = [found] if isinstance(found, Record) else list(found)
-            for record in records:
-                report_failed(self._reporter, record)
-        seconds = (time.perf_counter() - begun) / max(len(records), 1)
-        return [replace(record, seconds=seconds) for record in records]
-
-    def _weight_failed(
-        self,
-        quantity: WeightQuantity | EdgeQuantity,
-        subject: Any,
-        step: int,
-        error: Exception,
-    ) -> list[Record]:
-        status = status_of(error)
-        if isinstance(quantity, EdgeQuantity):
-            found: Record | Sequence[Record] = quantity.failed_edge(
-                subject, step, status
-            )
-        else:
-            found = quantity.failed(subject, step, status)
-        records = [found] if isinstance(found, Record) else list(found)
-        for record in records:
-            report_failed(self._reporter, record, error)
-        return records
 
     def _from_probe(
         self,

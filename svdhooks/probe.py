@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from svdhooks.calling import named_by_forward, required_arguments, takes_whole_batch
 from svdhooks.layers import Samples
 from svdhooks.nested import map_tensors, private, tensors_in, with_data
 from svdhooks.solving import Compute
@@ -138,12 +138,12 @@ class ReferenceBatch:
             TypeError: If it holds no data, such as a step number.
         """
         own = with_data(private(batch))
-        if _takes_whole_batch(model):
+        if takes_whole_batch(model):
             return cls(own, (own,), {})
         if isinstance(own, Mapping):
-            return cls(own, (), _named_by_forward(own, model))
+            return cls(own, (), named_by_forward(own, model))
         if isinstance(own, (tuple, list)):
-            return cls(own, tuple(own[: _required_arguments(model)]), {})
+            return cls(own, tuple(own[: required_arguments(model)]), {})
         return cls(own, (own,), {})
 
     @classmethod
@@ -280,37 +280,3 @@ def _placement(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return tensor.to(device=device, dtype=wanted or tensor.dtype, copy=True)
 
     return place
-
-
-def _parameters_of_forward(model: nn.Module) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(model.forward).parameters.values())
-    except (TypeError, ValueError):  # builtins have no signature
-        return []
-
-
-def _required_arguments(model: nn.Module) -> int:
-    positional = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    required = [
-        p
-        for p in _parameters_of_forward(model)
-        if p.kind in positional and p.default is inspect.Parameter.empty
-    ]
-    return max(1, len(required))
-
-
-def _takes_whole_batch(model: nn.Module) -> bool:
-    """Whether ``forward(self, batch)`` takes the batch apart by itself."""
-    named = [p for p in _parameters_of_forward(model) if p.kind is not p.VAR_KEYWORD]
-    return [p.name for p in named[:1]] == ["batch"] and _required_arguments(model) == 1
-
-
-def _named_by_forward(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    parameters = _parameters_of_forward(model)
-    if not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return dict(batch)
-    names = {p.name for p in parameters}
-    return {key: value for key, value in batch.items() if key in names}

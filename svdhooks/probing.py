@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from svdhooks.distributed.attempt import Attempt
 from svdhooks.distributed.meeting import Turn
-from svdhooks.distributed.team import Attempt, Team
+from svdhooks.distributed.team import Team
 from svdhooks.hooks import count_calls, observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import PointValue, samples_of
@@ -131,8 +132,8 @@ class Probe:
             begun = time.perf_counter()
             reference.run(self._model, self._forward)
             seconds = time.perf_counter() - begun
-            with observed(watched, receive, fail):
-                reference.run(self._model, self._forward)
+        with probe_context(self._model), observed(watched, receive, fail):
+            reference.run(self._model, self._forward)
         return counts, seconds
 
     def records(

@@ -11,24 +11,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from svdhooks import advice, display, schema
-from svdhooks.bases import BaseKeeper
+from svdhooks import advice, display
+from svdhooks.assembly import Tools, assemble
 from svdhooks.distributed.refusals import one_model
-from svdhooks.distributed.setup import one_run, together
+from svdhooks.distributed.setup import one_run
 from svdhooks.distributed.team import form_team
 from svdhooks.hooks import after_each_update
-from svdhooks.journal import check_sinks
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
-from svdhooks.models import Models
 from svdhooks.overhead import OverheadGuard
-from svdhooks.quantities import Quantity
 from svdhooks.record import Record
 from svdhooks.recording import Recording
 from svdhooks.reports import Reporter
 from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
-from svdhooks.timetable import Timetable
 
 
 class Recorder:
@@ -66,8 +62,8 @@ class Recorder:
         self.settings = settings
         self._clock = clock
         self._closed = False
-        self._handle: RemovableHandle | None = None
         self._recording: Recording | None = None
+        self._handle: RemovableHandle | None = None
         self._reporter = Reporter(settings.on_error)
         self._guard = OverheadGuard(settings.max_overhead, clock)
         self._step = settings.start_step or 0
@@ -80,68 +76,23 @@ class Recorder:
             None if log_dir is None else str(log_dir),
             isinstance(model, nn.Module) and one_model(model),
         )
+        tools = Tools(settings, self._reporter, self._guard, clock, self._team)
         try:
-            self._set_up(model, log_dir, optimizer, sinks)
-            for name in self._models.idle(self._quantities):
-                advice.nothing_to_measure(self._reporter, name)
+            parts = assemble(
+                model, log_dir, sinks, tools, lambda: self._follow(optimizer)
+            )
+            self._models, self._quantities = parts.models, parts.quantities
+            self._bases, self._timetable = parts.bases, parts.timetable
+            self._recording = parts.recording
             if begin:
                 self.begin()
         except BaseException:
             self.close()
             raise
 
-    def _set_up(
-        self,
-        model: nn.Module | Mapping[str, nn.Module],
-        log_dir: str | None,
-        optimizer: Optimizer | None,
-        sinks: Sequence[Sink],
-    ) -> None:
-        """Set up step by step; what is wrong on one process is raised on all."""
-        settings, team = self.settings, self._team
-        directory = None if log_dir is None else Path(log_dir) / schema.SUBDIRECTORY
-        own = directory if team.writes else None
-        with together(team, self._reporter, self._facts):
-            self._models = Models(
-                model, settings, directory, self._reporter, self._guard, team
-            )
-            self._quantities = [_fresh(quantity) for quantity in settings.quantities]
-            self._bases = BaseKeeper(
-                self._quantities, own, settings.start_step, self._reporter
-            )
-            self._bases.restore()
-            self._timetable = Timetable(self._quantities, settings.schedule)
-            check_sinks(sinks)
-        with together(team, self._reporter):
-            self._models.check_probes()
-        with together(team, self._reporter):
-            if optimizer is not None:
-                self._handle = after_each_update(optimizer, self._updated)
-            # last: what is wrong with the rest must leave no directory behind
-            self._recording = Recording(
-                self._models,
-                self._guard,
-                settings,
-                [*self._log_sinks(log_dir), *sinks] if team.writes else [],
-                self._reporter,
-                self._clock,
-                team,
-            )
-
-    def _facts(self) -> dict[str, Any]:
-        """What has to be the same on all processes."""
-        described = self.settings.describe()
-        names = ("schedule", "observe", "quantities", "max_overhead", "start_step")
-        layers = [(x.name, list(getattr(x, "shape", ()))) for x in self._models.watched]
-        return {"the layers": layers, **{name: str(described[name]) for name in names}}
-
-    def _log_sinks(self, log_dir: str | None) -> list[Sink]:
-        if log_dir is None:
-            return []
-        from svdhooks.sinks.tensorboard import TensorBoardSink
-
-        start, most = self.settings.start_step, self.settings.max_log_gb
-        return [TensorBoardSink(log_dir, start_step=start, max_log_gb=most)]
+    def _follow(self, optimizer: Optimizer | None) -> None:
+        if optimizer is not None:
+            self._handle = after_each_update(optimizer, self._updated)
 
     # --- the training loop's side ---------------------------------------------
 
@@ -320,11 +271,10 @@ class Recorder:
             return
         self._closed = True
         self._quiet_until = 0
-        if hasattr(self, "_models"):  # or setting up did not get there
-            self._models.close()
         if self._handle is not None:
             self._handle.remove()
-        if self._recording is not None:
+        if self._recording is not None:  # else setting up did not get there
+            self._models.close()
             self._recording.close()
         self._team.leave()  # without a word: the others may be gone
 
@@ -352,9 +302,3 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _fresh(quantity: Quantity) -> Quantity:
-    """A quantity that remembers something begins anew in every run."""
-    begin: Callable[[], Quantity] | None = getattr(quantity, "fresh", None)
-    return quantity if begin is None else begin()

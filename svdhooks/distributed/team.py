@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -192,36 +191,6 @@ class Team:
                 distributed.destroy_process_group(group)
             except (ValueError, RuntimeError, AssertionError):
                 return
-
-
-class Attempt:
-    """Takes one step after the other; none after one that failed on any process."""
-
-    def __init__(self, team: Team) -> None:
-        self.failure: Exception | None = None
-        self._team = team
-        self._elsewhere = False
-
-    def __enter__(self) -> "Attempt":
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> bool:
-        # a measurement may fail; that nobody answers is for the recorder to know
-        if not isinstance(error, Exception) or isinstance(error, TeamError):
-            return False
-        self.failure = error
-        return True
-
-    def all_well(self) -> bool:
-        """Whether no process has failed yet; collective until one has."""
-        if not self._elsewhere:
-            self._elsewhere = not self._team.agree(self.failure is None)
-        return not self._elsewhere
 
 
 def _packed(value: Any) -> bytes | _Unsent:
