@@ -1,6 +1,6 @@
 """What a recorder says once during training, each with what to do about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from svdhooks.reports import Reporter
@@ -20,6 +20,21 @@ def no_probe(reporter: Reporter, model: str = "") -> None:
         "as probe=, or call recorder.step(batch=...); it is captured by itself only when "
         "the object given to watch() is called in training mode, not by a function that "
         "is compiled itself, and forward= is not given.",
+    )
+
+
+def no_mapping(reporter: Reporter, kind: str, names: Collection[str]) -> None:
+    """Say that a batch does not tell which of several models it is for.
+
+    Args:
+        reporter: Says it.
+        kind: What it is.
+        names: Of the models.
+    """
+    reporter.note(
+        "batch",
+        f"svdhooks: found {kind} as the batch of several models; expected a mapping with "
+        f"some of the keys {sorted(names)}.",
     )
 
 

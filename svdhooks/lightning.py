@@ -207,13 +207,14 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         )
         others = [c for c in trainer.callbacks if c is not self]
         monitors = [c for c in others if isinstance(c, SpectrumMonitor)]
+        logged = logger_sink(trainer.loggers, self._per_layer)
         check_alone(self._directory, [c._directory for c in monitors])
         with in_terms_of_trainers(self._directory):
             self._recorder = Recorder(
                 pl_module,
                 self._directory,
                 settings,
-                sinks=self._all_sinks(trainer.loggers),
+                sinks=[*self._sinks, *([] if logged is None else [logged])],
                 begin=False,
             )
         check_monitored(self._monitor, self._recorder.recorded)
@@ -290,11 +291,6 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
 
     def _updated(self) -> None:
         self._count += 1
-
-    def _all_sinks(self, loggers: Sequence[Any]) -> tuple[Sink, ...]:
-        """The user's, and one for the trainer's loggers besides TensorBoard's."""
-        extra = logger_sink(loggers, self._per_layer)
-        return self._sinks if extra is None else (*self._sinks, extra)
 
     def _log_monitored(self, pl_module: Any) -> None:
         if self._recorder is None or not self._monitor:

@@ -155,11 +155,7 @@ class Models:
             return
         names = {model.name for model in self}
         if not isinstance(batch, Mapping) or not batch.keys() & names:
-            self._reporter.note(
-                "batch",
-                f"svdhooks: found {type(batch).__name__} as the batch of several models; "
-                f"expected a mapping with some of the keys {sorted(names)}.",
-            )
+            advice.no_mapping(self._reporter, type(batch).__name__, names)
             return
         for model in self:
             if model.name in batch:

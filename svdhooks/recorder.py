@@ -1,5 +1,6 @@
 """The conductor: follows the training and decides when to record."""
 
+import functools
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,6 @@ class Recorder:
         begin: Record the state before the first update now; otherwise at the first
             call of `begin`.
         clock: Seconds; an argument for tests.
-
     """
 
     def __init__(
@@ -74,13 +74,16 @@ class Recorder:
         self._team, log_dir = one_run(
             form_team(),
             None if log_dir is None else str(log_dir),
-            isinstance(model, nn.Module) and one_model(model),
+            any(
+                map(
+                    one_model, model.values() if isinstance(model, Mapping) else [model]
+                )
+            ),
         )
         tools = Tools(settings, self._reporter, self._guard, clock, self._team)
+        follow = functools.partial(self._follow, optimizer)
         try:
-            parts = assemble(
-                model, log_dir, sinks, tools, lambda: self._follow(optimizer)
-            )
+            parts = assemble(model, log_dir, sinks, tools, follow)
             self._models, self._quantities = parts.models, parts.quantities
             self._bases, self._timetable = parts.bases, parts.timetable
             self._recording = parts.recording

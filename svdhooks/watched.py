@@ -12,7 +12,7 @@ from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
 from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, named_modules, unwrap
 from svdhooks.layers.several import find_layers_of
-from svdhooks.layers.tap import Tap, find_taps
+from svdhooks.layers.tap import Tap, find_taps, taps_left
 from svdhooks.measured import Measured
 from svdhooks.measuring import Measurer
 from svdhooks.overhead import OverheadGuard, Part
@@ -111,13 +111,10 @@ class WatchedModel:
         taken = {layer.name for layer in table.layers}
         if at_setup:
             return find_taps(choices, modules, taken)
-        found: list[Tap] = []
-        for name, choice in choices.items():
-            try:
-                found += find_taps({name: choice}, modules, taken)
-            except ValueError as error:
-                advice.lost(self._reporter, f"tap {name!r}", error)
-        return tuple(found)
+        found, lost = taps_left(choices, modules, taken)
+        for name, error in lost.items():
+            advice.lost(self._reporter, f"tap {name!r}", error)
+        return found
 
     def check_probe(self) -> None:
         """Run a given reference batch once, so that a wrong one is told at setup.

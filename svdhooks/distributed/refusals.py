@@ -75,7 +75,7 @@ def needs_all(model: nn.Module) -> bool:
     return parameters or any(map(is_flat_unit, model.modules()))
 
 
-def one_model(model: nn.Module) -> bool:
+def one_model(model: Any) -> bool:
     """Whether processes are known to train one model together.
 
     Args:
@@ -85,6 +85,8 @@ def one_model(model: nn.Module) -> bool:
         True for DDP, FSDP and tensor parallelism. No communication.
     """
     ddp = nn.parallel.DistributedDataParallel
+    if not isinstance(model, nn.Module):
+        return False  # which is told elsewhere
     return needs_all(model) or any(isinstance(x, ddp) for x in model.modules())
 
 

@@ -129,3 +129,26 @@ def find_taps(
             )
         found.append(Tap(name, source, modules[source], axis))
     return tuple(found)
+
+
+def taps_left(
+    taps: TapChoice, modules: Mapping[str, nn.Module], taken: Collection[str]
+) -> tuple[tuple[Tap, ...], dict[str, ValueError]]:
+    """Find the taps of a model that was changed since; that is no error.
+
+    Args:
+        taps: As given by the user.
+        modules: Canonical name -> module.
+        taken: Names of layers, which a tap must not bear.
+
+    Returns:
+        The taps that are still there; name -> why, of those that are not.
+    """
+    found: list[Tap] = []
+    lost: dict[str, ValueError] = {}
+    for name, choice in taps.items():
+        try:
+            found += find_taps({name: choice}, modules, taken)
+        except ValueError as error:
+            lost[name] = error
+    return tuple(found), lost
