@@ -200,3 +200,10 @@ def test_work_is_shared_out_evenly() -> None:
     assert sorted(loads) == [8, 8]
     assert balanced([], 3) == []
     assert balanced([1, 1, 1], 1) == [0, 0, 0]
+
+
+def test_an_average_over_ranks_would_be_nan() -> None:
+    """The companion of hazard 24: a rank without samples has no covariance."""
+    parts = shards([40, 0], 8)
+    each = [Moments.zeros(8).update(part).covariance() for part in parts]
+    assert torch.stack(each).mean(0).isnan().all()
