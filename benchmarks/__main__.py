@@ -24,6 +24,8 @@ SCRIPTS = {
     "log_read.py": ("--records 2000 --rounds 5", "--records 300 --rounds 2"),
     "log_large.py": ("--gb 5", "--gb 0.3"),
     "light.py": ("--rounds 5 --largest", "--rounds 2 --quick"),
+    "ranks.py": ("--records 15", "--records 3"),
+    "worker.py": ("--seconds 5", "--seconds 1"),
 }
 
 
