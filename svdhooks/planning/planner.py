@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from svdhooks.computing import chosen_here, on_cuda, solve_seconds
 from svdhooks.distributed.team import Team
 from svdhooks.layers import Layer, Selector
 from svdhooks.layers.tap import TapChoice, Watched
@@ -26,6 +27,7 @@ from svdhooks.quantities import (
 )
 from svdhooks.reports import Reporter
 from svdhooks.settings import QuantityChoice, Settings, make_settings
+from svdhooks.solving import MOST_BYTES
 from svdhooks.watched import WatchedModel
 
 
@@ -91,11 +93,23 @@ def plan(
     return Plan(
         rows,
         tuple(skipped),
-        (*planner.notes(), *advice(copies)),
+        (*planner.notes(), *_beside(models, settings), *advice(copies)),
         str(settings.schedule),
         probe_seconds,
         bytes_per_record(watched, settings.quantities, counts, samples),
     )
+
+
+def _beside(models: Models, settings: Settings) -> list[str]:
+    """What a thread that solves adds to the memory."""
+    seconds = solve_seconds(models, settings.quantities)
+    chosen = chosen_here(settings.probe_options.compute, seconds, on_cuda(models))
+    if chosen == "inline":
+        return []
+    return [
+        "spectra are solved by a thread beside the training (ProbeOptions(compute=...)), "
+        f"which keeps copies of up to {MOST_BYTES / 2**30:.0f} GiB besides"
+    ]
 
 
 def _of(model: WatchedModel) -> tuple[Layer, ...]:

@@ -187,3 +187,10 @@ def test_what_is_wrong_is_told_as_by_watch():
         svdhooks.plan(mlp(4, 3), torch.zeros(2, 9))
     with pytest.raises(ValueError, match="samples=0"):
         svdhooks.plan(mlp(4, 3), samples=0)
+
+
+@pytest.mark.parametrize(("compute", "told"), [("inline", False), ("thread", True)])
+def test_a_thread_that_solves_is_told_with_its_memory(compute, told):
+    options = svdhooks.ProbeOptions(compute=compute)
+    found = svdhooks.plan(nn.Linear(4, 3), probe_options=options)
+    assert any("up to 1 GiB" in note for note in found.notes) == told
