@@ -33,6 +33,7 @@ class Observation:
 
     Attributes:
         features: Tap -> number of features, as seen.
+        made: Quantity -> whether there was something to record, known after `records`.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Observation:
     ) -> None:
         self.context = context
         self.features: dict[str, int] = {}
+        self.made: dict[str, bool] = {}
         self.watched = {x for _, several in of_points for x in several}
         self._reporter = reporter
         self._exhausted = exhausted
         self._late: set[str] = set()
         self._of_one_rank: set[str] = set()
+        self._made_elsewhere: set[str] = set()
         self._seen = False
         self._observers: dict[str, PointObserver] = {}
         for quantity, layers in of_points:
@@ -108,6 +111,8 @@ class Observation:
         for name, observer in list(self._observers.items()):
             if isinstance(observer, Unites):
                 observer.unite(team, turn.counts)
+                if not team.writes:  # who writes has a share, if there is one
+                    self._made_elsewhere.add(name)
             elif team.rank != turn.keeper:
                 del self._observers[name]  # it knows nothing of other processes
             elif turn.shards > 1:
@@ -126,8 +131,9 @@ class Observation:
                     for r in made
                     if r.layer not in self._late
                 ]
-                if self._seen and not made and not self._late:
-                    advice.nothing_to_measure(self._reporter, name)
+                elsewhere = name in self._made_elsewhere
+                unknown = not self._seen or bool(self._late) or elsewhere
+                self.made[name] = bool(made) or unknown
             except Exception as error:  # noqa: BLE001  # a measurement may fail
                 self._report_lost(type(observer).__name__, error)
         return found
@@ -139,3 +145,16 @@ class Observation:
             "training goes on.",
             error,
         )
+
+
+def report_idle(reporter: Reporter, observations: Sequence[Observation]) -> None:
+    """Say which quantities found nothing to record in any part of a probe.
+
+    Args:
+        reporter: Where it is said.
+        observations: The parts, after `Observation.records`.
+    """
+    made = [(name, some) for x in observations for name, some in x.made.items()]
+    busy = {name for name, some in made if some}
+    for name in dict.fromkeys(name for name, _ in made if name not in busy):
+        advice.nothing_to_measure(reporter, name)

@@ -13,7 +13,7 @@ from svdhooks.hooks import count_calls, observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Tap, Watched
-from svdhooks.observing import Observation, OfPoints
+from svdhooks.observing import Observation, OfPoints, report_idle
 from svdhooks.passes import within_bounds
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.quantities.protocols import ProbeContext
@@ -162,9 +162,13 @@ class Probe:
         """
         turn = turn or Turn(rehearses=not self.rehearsed)
         found: list[Record] = []
+        observations: list[Observation] = []
         for group in self._passes(of_points):
-            found += self._pass(group, ordered, step, reference, turn)
+            records, observation = self._pass(group, ordered, step, reference, turn)
+            found += records
+            observations.append(observation)
             turn = replace(turn, rehearses=False)
+        report_idle(self._reporter, observations)
         return found
 
     def _passes(self, of_points: OfPoints) -> list[OfPoints]:
@@ -178,7 +182,7 @@ class Probe:
         step: int,
         reference: ReferenceBatch | None,
         turn: Turn,
-    ) -> list[Record]:
+    ) -> tuple[list[Record], Observation]:
         attempt = Attempt(self._team)
         batch = reference if turn.runs else None
         context = ProbeContext(step, None, self._options.samples, self._calls)
@@ -206,9 +210,9 @@ class Probe:
         # those that have seen nothing say so for every layer
         observation = observation or self._observation(of_points, context)
         if any(told):
-            return self._failed(observation, told)
+            return self._failed(observation, told), observation
         observation.unite(self._team, turn)
-        return observation.records()
+        return observation.records(), observation
 
     def _observe(
         self,
@@ -226,15 +230,18 @@ class Probe:
         self, observation: Observation, told: Sequence[str | None]
     ) -> list[Record]:
         """What is recorded of a forward that failed somewhere; by one process."""
-        records = observation.records() if self._team.writes else []
         where, reason = next((r, text) for r, text in enumerate(told) if text)
         status = f"probe failed: {reason}"
-        if not self._team.alone:
-            status += f" (rank {where})"
-        several = not self._team.alone
-        return [
-            r if r.ok and not several else replace(r, status=status) for r in records
-        ]
+        if self._team.alone:
+            records = observation.records()
+            return [r if r.ok else replace(r, status=status) for r in records]
+        if not self._team.writes:
+            return []
+        failure = RuntimeError(reason)
+        for watched in observation.watched:  # what this process saw is not all
+            observation.fail(watched, failure)
+        status += f" (rank {where})"
+        return [replace(r, status=status) for r in observation.records()]
 
     def _observation(self, of_points: OfPoints, context: ProbeContext) -> Observation:
         return Observation(of_points, context, self._reporter, self._exhausted)

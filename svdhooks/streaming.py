@@ -13,7 +13,7 @@ from svdhooks.distributed.team import Team
 from svdhooks.hooks import observed_in_training
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
-from svdhooks.observing import Observation, OfPoints
+from svdhooks.observing import Observation, OfPoints, report_idle
 from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.record import Record
@@ -171,6 +171,7 @@ class Stream:
             self.features |= window.features
             # what failed in the window was recorded before the step was known
             found += [replace(record, step=step) for record in window.records()]
+        report_idle(self._reporter, ended)
         return found
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -220,6 +221,8 @@ def test_a_probe_that_fails_on_one_rank(ranks: Ranks, tmp_path: Path) -> None:
     assert statuses(first["records"], "covariance", 0) == {"ok"}
     failed = statuses(first["records"], "covariance", 2)
     assert failed == {"probe failed: out of memory (rank 1)"}
+    of_rank_0 = first["records"][2, "fc1", "covariance", "output"]
+    assert np.isnan(of_rank_0["effective_rank"])  # its share alone is no value
     assert statuses(first["records"], "weight_spectrum", 2) == {"ok"}
     assert statuses(first["records"], "covariance", 4) == {"ok"}  # it goes on
     assert any("(On rank 1.)" in text for text in first["told"])
