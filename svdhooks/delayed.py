@@ -1,16 +1,14 @@
 """Records whose spectra are solved beside the training: begun, awaited, delivered."""
 
-import atexit
-import math
 import sys
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from svdhooks.computing import chosen_here, on_cuda, solve_seconds
+from svdhooks.leaving import take_leave
 from svdhooks.measured import report_failed
 from svdhooks.models import Models
 from svdhooks.overhead import OverheadGuard
@@ -19,19 +17,13 @@ from svdhooks.quantities.pending import Pending
 from svdhooks.record import Record
 from svdhooks.reports import Reporter
 from svdhooks.settings import Settings
-from svdhooks.solving import (
-    INLINE,
-    Solution,
-    Solver,
-    ThreadSolver,
-    solved_by,
-)
+from svdhooks.solving import INLINE, Solution, Solver, ThreadSolver, solved_by
 
 MOST_RECORDS = 2
 """Of records that are not delivered yet."""
 
 PATIENCE = 30.0
-"""Seconds to wait at the end for what is not solved yet; longer if it is much."""
+"""Seconds to wait for what is not solved yet; longer if it is much."""
 
 HURRY = 1.0
 """The same where an exception ends the training."""
@@ -39,7 +31,7 @@ HURRY = 1.0
 _LOOK = 0.2  # seconds after which to see whether the thread still runs
 
 
-@dataclass
+@dataclass(eq=False)
 class _Flight:
     """A record on its way.
 
@@ -94,6 +86,9 @@ class Delayed:
         self._solver: Solver = INLINE
         self._seconds = 0.0
         self._dropped = 0
+        self._late: _Flight | None = None
+        # an error that is handled around the whole training is none that ends it
+        self._handled = id(sys.exc_info()[1])
 
     @property
     def in_flight(self) -> bool:
@@ -113,10 +108,7 @@ class Delayed:
         """
         if len(self._flights) < MOST_RECORDS:
             return True
-        if self._settings.max_overhead is None:
-            with self._guard.timed():
-                self._await(self._flights[0], math.inf)
-                self._deliver_first()
+        if self._settings.max_overhead is None and self._settle_first():
             return True
         self._dropped += 1
         self._reporter.note(
@@ -144,7 +136,7 @@ class Delayed:
         if how == "thread":
             if self._thread is None or not self._thread.alive:
                 self._thread = ThreadSolver()
-                atexit.register(_at_exit, weakref.ref(self))
+                take_leave(self)
             self._thread.last = None
             self._solver = self._thread
         return self._solver.deferred
@@ -188,26 +180,45 @@ class Delayed:
                     self._deliver_first()
 
     def settle(self) -> None:
-        """Wait until all is solved, and deliver it."""
-        while self._flights:
-            with self._guard.timed():
-                self._await(self._flights[0], math.inf)
+        """Wait until all is solved, and deliver it; not for a thread that is stuck."""
+        while self._flights and self._settle_first():
+            pass
+
+    def _settle_first(self) -> bool:
+        """Wait for the oldest record; whether it is delivered."""
+        flight = self._flights[0]
+        with self._guard.timed():
+            if self._await(flight, self._until()):
                 self._deliver_first()
+                return True
+        self._late = flight
+        self._reporter.note(
+            "late",
+            f"svdhooks: the spectra of step {flight.step} are not solved after "
+            f"{PATIENCE:g} s and ten times what they were expected to take. They are "
+            'not waited for. ProbeOptions(compute="inline") needs no other thread.',
+        )
+        return False
+
+    def _until(self) -> float:
+        """When patience ends with what is on its way; it ends once."""
+        if self._flights and self._flights[0] is self._late:
+            return time.monotonic()
+        expected = 10 * sum(flight.seconds for flight in self._flights)
+        return time.monotonic() + max(PATIENCE, expected)
 
     def close(self, hurried: bool = False) -> None:
         """Deliver what is solved in time; say what is lost.
 
         Args:
-            hurried: Whether to wait only for a moment; so it is where an exception is
-                on its way, too.
+            hurried: Wait only for a moment; so it does where an exception is on its way.
 
         Raises:
-            RecordingError: If ``on_error="raise"`` and something failed, unless another
-                exception is on its way.
+            RecordingError: If ``on_error="raise"`` and something failed, unless hurried.
         """
         if self._thread is None:
             return
-        hurried |= sys.exc_info()[0] is not None
+        hurried |= id(sys.exc_info()[1]) not in {id(None), self._handled}
         self._thread.close()
         try:
             self._settle_in_time(hurried)
@@ -219,16 +230,27 @@ class Delayed:
             self._flights.clear()
             self._thread.close(abandon=True)
             self._thread.join(0.0 if lost else HURRY)
-            if lost:
-                self._reporter.note(
-                    "lost",
-                    f"svdhooks: the record of step {', '.join(map(str, lost))} is lost: "
-                    "its spectra were not solved in time when recording was closed.",
-                )
+            self._say_lost(lost, "its spectra were not solved in time when closed")
+
+    def forget(self) -> None:
+        """In a forked process: what is on its way belongs to the other one."""
+        self._flights.clear()
+        self._thread, self._solver = None, INLINE
+
+    def __del__(self) -> None:
+
+        lost = [flight.step for flight in getattr(self, "_flights", ())]
+        self._say_lost(lost, "nobody closed the recorder. Use it in a with block")
+
+    def _say_lost(self, steps: Sequence[int], why: str) -> None:
+        if steps:
+            told = ", ".join(map(str, steps))
+            self._reporter.note(
+                "lost", f"svdhooks: the record of step {told} is lost: {why}."
+            )
 
     def _settle_in_time(self, hurried: bool) -> None:
-        expected = 10 * sum(flight.seconds for flight in self._flights)
-        until = time.monotonic() + (HURRY if hurried else max(PATIENCE, expected))
+        until = time.monotonic() + HURRY if hurried else self._until()
         failure: Exception | None = None
         while self._flights and self._await(self._flights[0], until):
             try:
@@ -251,11 +273,14 @@ class Delayed:
         return flight.landed
 
     def _deliver_first(self) -> None:
-        flight, begun = self._flights.popleft(), self._clock()
+        flight, begun = self._flights[0], self._clock()
         try:
-            self._complete(flight.records)
+            self._complete(flight.records)  # Ctrl-C until here: it is completed later
+            self._flights.popleft()
             flight.deliver(self._clock() - begun)
         except Exception as error:  # noqa: BLE001  # training must not stop
+            if flight in self._flights:
+                self._flights.popleft()
             self._reporter.problem(
                 "record",
                 f"svdhooks: the record of step {flight.step} failed "
@@ -273,10 +298,3 @@ class Delayed:
                 records[place] = replace(done, seconds=seconds)
                 if record.ok:  # or it was reported already
                     report_failed(self._reporter, done, record.unfinished.error)
-
-
-def _at_exit(delayed: "weakref.ref[Delayed]") -> None:
-    """Deliver what is solved where nobody closed the recorder."""
-    alive = delayed()
-    if alive is not None:
-        alive.close(hurried=hasattr(sys, "last_type"))  # of an uncaught exception

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import os
 import queue
 import threading
 import time
@@ -259,6 +260,8 @@ _LAST_WAIT = 0.2
 @functools.cache
 def _leave_safely() -> None:
     atexit.register(_leave)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_DESKS.clear)  # the threads are not there
 
 
 def _leave() -> None:
