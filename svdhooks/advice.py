@@ -66,6 +66,22 @@ def without_batch(reporter: Reporter, ranks: Sequence[int], model: str = "") -> 
     )
 
 
+def failed(reporter: Reporter, step: int, error: Exception) -> None:
+    """Report that a whole record failed.
+
+    Args:
+        reporter: Says it.
+        step: Of the record.
+        error: Why.
+    """
+    reporter.problem(
+        "record",
+        f"svdhooks: the record of step {step} failed "
+        f"({type(error).__name__}: {error}); training goes on.",
+        error,
+    )
+
+
 def parted(reporter: Reporter, step: int, error: Exception) -> None:
     """Report that the processes do not record together any more.
 

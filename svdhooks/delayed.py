@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from svdhooks import advice
 from svdhooks.computing import chosen_here, on_cuda, solve_seconds
 from svdhooks.leaving import take_leave
 from svdhooks.measured import report_failed
@@ -281,12 +282,7 @@ class Delayed:
         except Exception as error:  # noqa: BLE001  # training must not stop
             if flight in self._flights:
                 self._flights.popleft()
-            self._reporter.problem(
-                "record",
-                f"svdhooks: the record of step {flight.step} failed "
-                f"({type(error).__name__}: {error}); training goes on.",
-                error,
-            )
+            advice.failed(self._reporter, flight.step, error)
 
     def _complete(self, records: list[Record]) -> None:
         """Put the values into the records that wait for them."""

@@ -24,7 +24,9 @@ from svdhooks.settings import Observe, QuantityChoice, make_settings
 from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
 from svdhooks.trainers import (
+    calls_counted,
     check_alone,
+    check_index,
     counted_before,
     default_dtype,
     defines_forward,
@@ -115,11 +117,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         }
         make_settings(**self._options).of("")  # a wrong argument is told here
         check_sinks(sinks)
-        if isinstance(optimizer, bool) or not isinstance(optimizer, int):
-            raise TypeError(
-                f"SpectrumMonitor(optimizer={optimizer!r}): expected the index of one "
-                "of the module's optimisers, such as 0."
-            )
+        check_index(optimizer)
         self._log_dir = None if log_dir is None else str(log_dir)
         self._monitor = as_names(monitor)
         self._optimizer = optimizer
@@ -205,22 +203,18 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         settings = make_settings(
             **self._options, start_step=self._count if resumed else None
         )
-        others = [c for c in trainer.callbacks if c is not self]
-        monitors = [c for c in others if isinstance(c, SpectrumMonitor)]
+        monitors = [c for c in trainer.callbacks if isinstance(c, SpectrumMonitor)]
+        check_alone(self._directory, [c._directory for c in monitors if c is not self])
         logged = logger_sink(trainer.loggers, self._per_layer)
-        check_alone(self._directory, [c._directory for c in monitors])
+        sinks = self._sinks if logged is None else (*self._sinks, logged)
         with in_terms_of_trainers(self._directory):
             self._recorder = Recorder(
-                pl_module,
-                self._directory,
-                settings,
-                sinks=[*self._sinks, *([] if logged is None else [logged])],
-                begin=False,
+                pl_module, self._directory, settings, sinks=sinks, begin=False
             )
         check_monitored(self._monitor, self._recorder.recorded)
-        self._handle = after_each_update(
-            followed(trainer, self._optimizer), self._updated
-        )
+        optimizer = followed(trainer, self._optimizer)
+        self._recorder.counted = calls_counted(optimizer, self._optimizer)
+        self._handle = after_each_update(optimizer, self._updated)
         self._dtype = dtype_in_forwards(trainer)
         self._begun = self._restored = False
 
@@ -245,12 +239,11 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         usable = self._options["forward"] is not None or defines_forward(pl_module)
         if probing and not usable:
             self._recorder.say_no_forward(type(pl_module).__name__)
+        known = batch if usable else None
         with default_dtype(self._dtype):
-            self._recorder.begin(
-                batch if usable else None, position(trainer, batch_idx)
-            )
+            self._recorder.begin(known, position(trainer, batch_idx))
         self._recorder.begin_batch(batch)
-        self._log_monitored(pl_module)
+        self._log_monitored(self._recorder, pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -271,7 +264,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         with default_dtype(self._dtype):
             recorded = self._recorder.step(step=self._count, context=context)
         if recorded:
-            self._log_monitored(pl_module)
+            self._log_monitored(self._recorder, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the log."""
@@ -292,17 +285,16 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
     def _updated(self) -> None:
         self._count += 1
 
-    def _log_monitored(self, pl_module: Any) -> None:
-        if self._recorder is None or not self._monitor:
-            return
-        for name, value in monitored_values(self._monitor, self._recorder.last).items():
+    def _log_monitored(self, recorder: Recorder, pl_module: Any) -> None:
+        values = monitored_values(self._monitor, recorder.last) if self._monitor else {}
+        for name, value in values.items():
             # not to the loggers: the log has it
             pl_module.log(name, value, logger=False, batch_size=1, rank_zero_only=True)
 
     def _close(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-        if self._recorder is not None:
-            self._recorder.close()
-            self._recorder = None
+        recorder, handle = self._recorder, self._handle
+        self._recorder = self._handle = None
+        if handle is not None:
+            handle.remove()
+        if recorder is not None:
+            recorder.close()

@@ -5,7 +5,6 @@ import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -26,6 +25,7 @@ from svdhooks.recording import Recording
 from svdhooks.reports import Reporter
 from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
+from svdhooks.unnoticed import Unnoticed, calls_of
 
 
 class Recorder:
@@ -71,21 +71,17 @@ class Recorder:
         self._stride = 1
         self._quiet_until = 0
         self._counted_by_optimizer = optimizer is not None
-        self._team, log_dir = one_run(
-            form_team(),
-            None if log_dir is None else str(log_dir),
-            any(
-                map(
-                    one_model, model.values() if isinstance(model, Mapping) else [model]
-                )
-            ),
-        )
+        self.counted = calls_of(optimizer)  # for the note on a run without updates
+        several = model.values() if isinstance(model, Mapping) else [model]
+        path = None if log_dir is None else str(log_dir)
+        self._team, path = one_run(form_team(), path, any(map(one_model, several)))
         tools = Tools(settings, self._reporter, self._guard, clock, self._team)
         follow = functools.partial(self._follow, optimizer)
         try:
-            parts = assemble(model, log_dir, sinks, tools, follow)
+            parts = assemble(model, path, sinks, tools, follow)
             self._models, self._quantities = parts.models, parts.quantities
             self._bases, self._timetable = parts.bases, parts.timetable
+            self._unnoticed = Unnoticed(self._models, self._step)
             self._recording = parts.recording
             if begin:
                 self.begin()
@@ -191,11 +187,10 @@ class Recorder:
             self._models.offer(batch)
         self._models.stop_listening()
         if step is not None:
-            told = operator.index(step)
-            if told < self._step:
-                advice.went_back(self._reporter, self._step, told)
-            self._stride = max(told - self._step, 1)
-            self._step = told
+            before, self._step = self._step, operator.index(step)
+            if self._step < before:
+                advice.went_back(self._reporter, before, self._step)
+            self._stride = max(self._step - before, 1)
         elif not self._counted_by_optimizer:
             self._step += 1
         return self._advance(self._step, context or {})
@@ -210,8 +205,10 @@ class Recorder:
     def _advance(
         self, step: int, context: Mapping[str, float | int], first: bool = False
     ) -> bool:
-        if self._recording is not None:
-            self._recording.delayed.drain()
+        if self._recording is None:  # setting up did not get there
+            return False
+        delayed = self._recording.delayed
+        delayed.drain()
         begun, previous = self._clock(), self._previous
         if step <= previous or self._closed or self._team.broken is not None:
             return False
@@ -219,14 +216,13 @@ class Recorder:
         try:
             due = self._timetable.due(previous, step)
             recording = bool(due) and (first or self._guard.admits())
-            if recording and self._recording is not None:
-                recording = self._recording.delayed.has_room(step)
-            if recording and self._recording is not None:
+            recording = recording and delayed.has_room(step)
+            if recording:
                 self._recording.make(step, due, context, first)
                 with self._guard.timed():
                     self._bases.store()
             self._look_ahead(step)
-            if self._recording is not None and self._recording.delayed.in_flight:
+            if delayed.in_flight:
                 self._quiet_until = 0  # it is to be delivered soon
             if not recording:
                 self._guard.passed(step - previous, self._clock() - begun)
@@ -235,14 +231,10 @@ class Recorder:
             if not self._team.alone:
                 # the others are somewhere else by now: they notice it at once
                 self._team.leave(f"recording failed on rank {self._team.rank}")
+                self._models.close()  # what is observed meanwhile would be of no use
                 advice.parted(self._reporter, step, error)
                 return recording
-            self._reporter.problem(
-                "record",
-                f"svdhooks: the record of step {step} failed "
-                f"({type(error).__name__}: {error}); training goes on.",
-                error,
-            )
+            advice.failed(self._reporter, step, error)
         return recording
 
     def _look_ahead(self, step: int) -> None:
@@ -276,17 +268,23 @@ class Recorder:
         self._quiet_until = 0
         if self._handle is not None:
             self._handle.remove()
-        if self._recording is not None:  # else setting up did not get there
-            self._models.close()
-            self._recording.close()
-        self._team.leave()  # without a word: the others may be gone
+        try:
+            if self._recording is not None:  # else setting up did not get there
+                if self._team.writes:
+                    self._unnoticed.say(self._reporter, self._step, self.counted)
+                self._models.close()
+                self._recording.close()
+        finally:
+            self._team.leave()  # without a word: the others may be gone
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: a small table, if a sink remembers the records."""
-        recording = self._recording
         from svdhooks.sinks.readable import source_of  # which reads logs
 
-        source = source_of(() if recording is None else recording.journal.sinks)
+        if self._recording is None:
+            return None
+        self._recording.delayed.settle()
+        source = source_of(self._recording.journal.sinks)
         return None if source is None else display.html(source)
 
     def __repr__(self) -> str:
@@ -298,10 +296,5 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

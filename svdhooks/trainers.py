@@ -71,6 +71,22 @@ def check_alone(directory: str | None, others: list[str | None]) -> None:
         )
 
 
+def check_index(optimizer: object) -> None:
+    """Refuse what cannot say which optimiser is meant.
+
+    Args:
+        optimizer: As given by the user.
+
+    Raises:
+        TypeError: If it is no whole number.
+    """
+    if isinstance(optimizer, bool) or not isinstance(optimizer, int):
+        raise TypeError(
+            f"SpectrumMonitor(optimizer={optimizer!r}): expected the index of one "
+            "of the module's optimisers, such as 0."
+        )
+
+
 def followed(trainer: Any, index: int) -> Optimizer:
     """The optimiser whose updates are counted.
 
@@ -91,6 +107,24 @@ def followed(trainer: Any, index: int) -> Optimizer:
             f"{len(optimizers)} optimiser(s); expected an index below that."
         )
     return optimizers[index]
+
+
+def calls_counted(optimizer: Optimizer, index: int) -> str:
+    """What a callback counts as an update, and what to do if that is wrong.
+
+    Args:
+        optimizer: Whose updates.
+        index: Among the optimisers of its module.
+
+    Returns:
+        For the note on a fit without any update.
+    """
+    return (
+        f"calls of {type(optimizer).__name__}.step(), the module's optimiser {index}, "
+        "and there was none: choose another by SpectrumMonitor(optimizer=...); where a "
+        "wrapper such as SAM calls an inner one, return that from "
+        "configure_optimizers(), too"
+    )
 
 
 def counted_before(
