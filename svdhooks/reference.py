@@ -16,6 +16,23 @@ FILE = "probe.pt"
 HASH_FILE = "probe.sha256"
 
 
+def hash_file(name: str) -> str:
+    """Name of the file with the digest of a reference batch.
+
+    Args:
+        name: Of the model, among several; empty for the only one.
+
+    Returns:
+        A name beside the log.
+    """
+    return _named(HASH_FILE, name)
+
+
+def _named(file: str, name: str) -> str:
+    stem, _, ending = file.partition(".")
+    return f"{stem}-{quote(name, safe='')}.{ending}" if name else file
+
+
 class ReferenceKeeper:
     """Holds the reference batch: given, stored by an earlier run, or captured.
 
@@ -28,6 +45,12 @@ class ReferenceKeeper:
         resumed: Whether an earlier run's batch in ``directory`` is to be used.
         reporter: Where problems go.
         name: Of the model, among several.
+
+    Attributes:
+        batch: The batch; None: none is known yet.
+        given: Whether the user gave it.
+        directory: The run's.
+        resumed: Whether it is compared with that of an earlier run.
     """
 
     def __init__(
@@ -46,15 +69,11 @@ class ReferenceKeeper:
         self._model = model
         self._options = options
         self._forward = forward
-        self._directory = directory
+        self.directory = directory
         self._reporter = reporter
         self._capture: Capture | None = None
-        self._resumed = resumed
-        suffix = f"-{quote(name, safe='')}" if name else ""
-        self._file, self._hash_file = (
-            f"{stem}{suffix}.{ending}"
-            for stem, _, ending in (FILE.partition("."), HASH_FILE.partition("."))
-        )
+        self.resumed = resumed
+        self._file, self._hash_file = _named(FILE, name), hash_file(name)
         if self.given:
             self._keep(ReferenceBatch.given(probe))
         elif resumed:
@@ -110,18 +129,23 @@ class ReferenceKeeper:
         self.batch = batch
         self._compare(batch)
 
+    def forget(self) -> None:
+        """Use the batch of an earlier run no more; another one is captured."""
+        self.batch = None
+        self.resumed = False
+
     # --- with the run ---------------------------------------------------------
 
     def store(self) -> None:
         """Write the batch, or its hash, beside the log; once."""
-        if self._directory is None or self.batch is None:
+        if self.directory is None or self.batch is None:
             return
         try:
-            path, digest = self._directory / self._file, self.batch.digest()
+            path, digest = self.directory / self._file, self.batch.digest()
             if path.exists() and self._stored_digest() == digest:
                 return
             path.unlink(missing_ok=True)  # of another batch
-            (self._directory / self._hash_file).write_text(digest + "\n")
+            (self.directory / self._hash_file).write_text(digest + "\n")
             if (
                 self._options.keep == "batch"
                 and self.batch.nbytes <= self._options.max_bytes
@@ -130,21 +154,21 @@ class ReferenceKeeper:
         except Exception as error:  # noqa: BLE001  # storing may fail, training may not
             self._reporter.problem(
                 "probe file",
-                f"svdhooks: could not store the reference batch in {self._directory} "
+                f"svdhooks: could not store the reference batch in {self.directory} "
                 f"({error}); a resumed run will have to be given the same probe=.",
                 error,
             )
 
     def _stored(self) -> ReferenceBatch | None:
-        if self._directory is None or not (self._directory / self._file).exists():
+        if self.directory is None or not (self.directory / self._file).exists():
             return None
         try:
-            return ReferenceBatch.load(self._directory / self._file)
+            return ReferenceBatch.load(self.directory / self._file)
         except Exception as error:  # noqa: BLE001  # a damaged file is not fatal
             self._reporter.problem(
                 "probe file",
                 f"svdhooks: could not read the stored reference batch "
-                f"{self._directory / self._file} ({error}); another one is captured, so "
+                f"{self.directory / self._file} ({error}); another one is captured, so "
                 "covariances before and after this restart are of different data.",
                 error,
             )
@@ -152,14 +176,12 @@ class ReferenceKeeper:
 
     def _stored_digest(self) -> str | None:
         """The hash of the batch that the run used before."""
-        path = (
-            self._directory / self._hash_file if self._directory is not None else None
-        )
+        path = self.directory / self._hash_file if self.directory is not None else None
         return path.read_text().strip() if path is not None and path.exists() else None
 
     def _compare(self, batch: ReferenceBatch) -> None:
         """Say so when a resumed run probes other data than before."""
-        if not self._resumed or self._stored_digest() in {None, batch.digest()}:
+        if not self.resumed or self._stored_digest() in {None, batch.digest()}:
             return
         self._reporter.note(
             "probe changed",

@@ -7,11 +7,12 @@ from typing import Any, cast
 from torch import nn
 
 from svdhooks import advice
+from svdhooks.batches import check_number, forget_others, name_of
 from svdhooks.distributed.meeting import Standing, Turn
 from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
 from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, named_modules, unwrap
-from svdhooks.layers.several import find_layers_of
+from svdhooks.layers.several import find_layers_of, modules_of
 from svdhooks.layers.tap import Tap, find_taps, taps_left
 from svdhooks.measured import Measured
 from svdhooks.measuring import Measurer
@@ -65,7 +66,7 @@ class WatchedModel:
         # a forward that communicates is run by all processes or by none
         self._needs_all = needs_all(called)
         self.unprobed = why_not_probed(called)
-        self._present = _modules(called)
+        self._present = modules_of(called)
         self.measurer = self._measurer_of(table)
         self._stream: Stream | None = None
         if settings.observe == "training":
@@ -80,8 +81,7 @@ class WatchedModel:
             directory,
             settings.start_step is not None,
             reporter,
-            # each process has a batch of its own
-            "-".join(filter(None, (name, f"rank{team.rank}" if team.rank else ""))),
+            name_of(name, team.rank),
         )
         self._stored = False
 
@@ -125,6 +125,7 @@ class WatchedModel:
             ValueError: If the model does not take the batch, or not all processes that
                 have to run it were given one.
         """
+        check_number(self._team, self.reference, self.name, self._reporter)
         if self.unprobed is not None or self.measurer.table.incomplete:
             return  # or it would initialise the lazy modules
         if not any(isinstance(q, PointQuantity) for q in self._settings.quantities):
@@ -239,7 +240,7 @@ class WatchedModel:
 
     def look_again(self) -> None:
         """Take note of modules that were initialised, replaced, added or removed."""
-        present = _modules(self._called)
+        present = modules_of(self._called)
         replaced = present != self._present
         if not (replaced or self.measurer.table.incomplete):
             return
@@ -285,16 +286,10 @@ class WatchedModel:
         """Write the reference batch beside the log; once."""
         if not self._stored:
             self.reference.store()
+            forget_others(self._team, self.reference, self.name)
             self._stored = True
 
     def close(self) -> None:
         """Remove all hooks."""
         self.reference.stop_listening()
         self.close_windows()
-
-
-def _modules(model: nn.Module) -> dict[int, nn.Module]:
-    """The modules by identity; holding them keeps their identities unique."""
-    modules = unwrap(model).modules()
-    # a part that is wrapped by torch.compile meanwhile is the same part
-    return {id(m): m for m in modules if "_orig_mod" not in m._modules}

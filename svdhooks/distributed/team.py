@@ -9,6 +9,7 @@ others at the next agreed point; who cannot go on leaves, which the others notic
 
 import itertools
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -169,8 +170,7 @@ class Team:
         try:
             call(self._group)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            self.leave(f"another process has stopped, or is late ({reason})")
+            self.leave(_said_by_gloo(error))
             raise TeamError(str(self.broken)) from error
 
     def leave(self, reason: str = "this process has left the others") -> None:
@@ -191,6 +191,15 @@ class Team:
                 distributed.destroy_process_group(group)
             except (ValueError, RuntimeError, AssertionError):
                 return
+
+
+def _said_by_gloo(error: Exception) -> str:
+    if not distributed.is_initialized():
+        return "communication was ended by destroy_process_group"
+    # without the line of its source, and without advice on what is no error here
+    first_line = str(error).strip().partition("\n")[0]
+    reason = re.sub(r"^\[[^\]]*\] *", "", first_line).partition(". ")[0]
+    return f"another process has stopped, or is late ({reason})"
 
 
 def _packed(value: Any) -> bytes | _Unsent:

@@ -7,7 +7,7 @@ from torch import nn
 
 from svdhooks.layers.layer import Layer, LayerTable, Skipped
 from svdhooks.layers.select import Selector, check_selectors, matching
-from svdhooks.layers.survey import find_layers
+from svdhooks.layers.survey import find_layers, unwrap
 
 
 def find_layers_of(
@@ -75,3 +75,17 @@ def _owning(chosen: Sequence[Layer]) -> tuple[Layer, ...]:
             tied = None if tied == layer.name else tied
         found.append(replace(layer, tied_to=tied))
     return tuple(found)
+
+
+def modules_of(model: nn.Module) -> dict[int, nn.Module]:
+    """The modules of a model by identity; holding them keeps their identities unique.
+
+    Args:
+        model: With its wrappers.
+
+    Returns:
+        All modules within the wrappers.
+    """
+    modules = unwrap(model).modules()
+    # a part that is wrapped by torch.compile meanwhile is the same part
+    return {id(m): m for m in modules if "_orig_mod" not in m._modules}

@@ -3,7 +3,7 @@
 import fnmatch
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ class TokenRank:
 
     Attributes:
         layers: Globs on the names of layers and taps; None: all.
-        max_sequences: Of a larger batch that many sequences, evenly spread, are taken.
+        max_sequences: Of a larger batch that many sequences, evenly spread, are taken;
+            of several processes each takes that many of its own batch.
         max_length: Longer sequences are left out with a status: the cost grows with
             the cube of ``min(length, features)``.
         schedule: Its own schedule; None: the recorder's.
@@ -164,7 +165,15 @@ class TokenObserver:
             team: The processes.
             counts: Whether what this process saw counts.
         """
-        united = gathered(team, lambda: (self._found, self._problems), counts)
+
+        def state() -> tuple[dict[str, list[TokenRanks]], dict[str, str]]:
+            found = {
+                name: [_on_cpu(x) for x in several]
+                for name, several in self._found.items()
+            }
+            return found, self._problems
+
+        united = gathered(team, state, counts)
         if united is None:  # another process records them
             self._layers = {}
             return
@@ -207,6 +216,11 @@ class TokenObserver:
             seconds=self._seconds.get(name, 0.0),
             point="tokens",
         )
+
+
+def _on_cpu(ranks: TokenRanks) -> TokenRanks:
+    """For other processes, which may not have this device."""
+    return TokenRanks(*(getattr(ranks, each.name).cpu() for each in fields(ranks)))
 
 
 def _averages(found: Sequence[TokenRanks]) -> dict[str, float]:

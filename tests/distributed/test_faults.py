@@ -248,6 +248,32 @@ def test_what_nobody_foresaw_ends_recording_and_not_training(
     assert log_of(tmp_path) == [0]
 
 
+def observe_apart(rank: int) -> tuple[str | None, int, int]:
+    """One rank counts otherwise while the training is observed."""
+    model = make()
+    data = [shard(x, rank, 2) for x in batches(4)]
+    hooks = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecordingWarning)
+        sink = svdhooks.MemorySink()
+        with svdhooks.watch(
+            model, None, every=2, sinks=[sink], max_overhead=None, observe="training"
+        ) as recorder:
+            for number, x in enumerate(data):
+                model(x)
+                recorder.step(step=recorder.steps + (3 if rank and number else 1))
+                hooks.append(sum(len(m._forward_hooks) for m in model.modules()))
+            return recorder._team.broken, hooks[0], hooks[-1]
+
+
+def test_nothing_is_observed_once_the_processes_have_parted(ranks: Ranks) -> None:
+    """The hooks would cost time in every step, and hold samples, for nothing."""
+    for broken, before, after in ranks.run(2, observe_apart):
+        assert broken is not None
+        assert before > 0
+        assert after == 0
+
+
 def log_of(log_dir: Path) -> list[int]:
     return [int(step) for step in svdhooks.RunLog(log_dir).steps]
 
