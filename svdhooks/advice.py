@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from svdhooks.reports import Reporter
+from svdhooks.distributed.meeting import DisagreementError
+from svdhooks.distributed.team import TeamError
+from svdhooks.reports import RecordingError, Reporter, status_of
 
 
 def no_probe(reporter: Reporter, model: str = "") -> None:
@@ -90,10 +92,12 @@ def parted(reporter: Reporter, step: int, error: Exception) -> None:
         step: Where that was found.
         error: Why.
     """
+    told = isinstance(error, (TeamError, DisagreementError, RecordingError))
+    reason = str(error) if told else status_of(error)
     reporter.problem(
         "parted",
         f"svdhooks: recording ends at step {step}, because the processes cannot do it "
-        f"together any more: {error}. Training goes on; what was recorded before is in "
+        f"together any more: {reason}. Training goes on; what was recorded before is in "
         "the log.",
         error,
     )

@@ -1,6 +1,7 @@
 """One of the models of a recorder: its layers, its reference batch, its measurer."""
 
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,7 +287,8 @@ class WatchedModel:
         """Write the reference batch beside the log; once."""
         if not self._stored:
             self.reference.store()
-            forget_others(self._team, self.reference, self.name)
+            with suppress(OSError):  # they are in nobody's way
+                forget_others(self._team, self.reference, self.name)
             self._stored = True
 
     def close(self) -> None:

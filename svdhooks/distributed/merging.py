@@ -15,65 +15,13 @@ import torch
 from torch import Tensor
 
 from svdhooks.distributed.shares import balanced
+from svdhooks.distributed.summaries import Key, Share, Summary, total_of
 from svdhooks.distributed.team import Team
 from svdhooks.linalg import CovarianceAccumulator, Moments
 from svdhooks.linalg.units import UnitStatistics
+from svdhooks.reports import status_of
 
-Key = tuple[str, str]
-"""Layer and point."""
-
-
-@dataclass
-class Share:
-    """What one process saw of one point.
-
-    Attributes:
-        samples: Its samples; None: none.
-        units: The same, unit by unit.
-        dtype: Of the samples.
-        problem: Why the point could not be observed here; None if all is well.
-    """
-
-    samples: CovarianceAccumulator | None = None
-    units: UnitStatistics | None = None
-    dtype: torch.dtype | None = None
-    problem: str | None = None
-
-    def summary(self) -> "Summary":
-        """What the other processes have to know of it."""
-        if self.samples is None or self.problem is not None:
-            return Summary(problem=self.problem)
-        is_complex = bool(self.dtype and self.dtype.is_complex)
-        return Summary(self.samples.count, self.samples.d, self.dtype, is_complex)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How much there is of one point, on one process or on all.
-
-    Attributes:
-        count: Number of samples.
-        d: Number of features; 0 where there are no samples.
-        dtype: Of the samples.
-        is_complex: Whether they are complex.
-        problem: Why the point could not be observed.
-    """
-
-    count: int = 0
-    d: int = 0
-    dtype: torch.dtype | None = None
-    is_complex: bool = False
-    problem: str | None = None
-
-    @property
-    def as_samples(self) -> bool:
-        """Whether the samples are fewer than the features."""
-        return self.count < self.d
-
-    @property
-    def mergeable(self) -> bool:
-        """Whether there is something to merge."""
-        return self.problem is None and self.count > 0
+__all__ = ["Key", "Share", "merge"]
 
 
 def merge(
@@ -95,7 +43,7 @@ def merge(
     """
     mine = [shares.get(key, Share()) for key in keys]
     told = team.exchange([share.summary() for share in mine])
-    totals = [_total(column) for column in zip(*told, strict=True)]
+    totals = [total_of(column) for column in zip(*told, strict=True)]
     solvers = balanced([min(t.count, t.d) ** 3 for t in totals], team.size)
     merger = _Merger(team, mine, totals)
     found: dict[Key, Share] = {}
@@ -109,29 +57,6 @@ def merge(
             if found[key].problem is None:
                 found[key] = Share(problem=f"{problems[key]} (rank {rank})")
     return found
-
-
-def _total(column: Sequence[Summary]) -> Summary:
-    """What all processes have of one point."""
-    problems = [
-        f"{each.problem} (rank {rank})"
-        for rank, each in enumerate(column)
-        if each.problem is not None
-    ]
-    if problems:
-        return Summary(problem=problems[0])
-    seen = [each for each in column if each.count]
-    if not seen:  # called, with nothing that counts; or not called at all
-        return Summary(problem="no samples" if any(e.d for e in column) else None)
-    if len({each.d for each in seen}) > 1:
-        widths = sorted({each.d for each in seen})
-        return Summary(problem=f"the ranks saw different numbers of features: {widths}")
-    return Summary(
-        sum(each.count for each in seen),
-        seen[0].d,
-        seen[0].dtype,
-        any(each.is_complex for each in seen),
-    )
 
 
 @dataclass
@@ -169,7 +94,7 @@ class _Merger:
         try:
             return read(share, d)
         except Exception as error:  # noqa: BLE001  # a measurement may fail
-            share.problem = f"{type(error).__name__}: {error}"
+            share.problem = status_of(error)
             return read(Share(), d) + torch.nan
 
     def _take(self, number: int, sums: Tensor, peaks: Tensor) -> None:
@@ -211,17 +136,21 @@ class _Merger:
         """
         total, share = self.totals[number], self.shares[number]
         if total.as_samples:
-            whole = self._samples(share, total, solver)
+            put_together = self._samples(share, total, solver)
         elif self.buffer.numel():
-            whole = self._scatter(number, solver)
+            put_together = self._scatter(number, solver)
         else:
             return Share(problem="out of memory for the scatter of all ranks")
         share.samples = None  # freed as soon as it is sent
-        if whole is None:
+        if self.team.rank != solver:
             return None
-        return Share(whole, self.units[number], total.dtype, share.problem)
+        try:
+            return Share(put_together(), self.units[number], total.dtype, share.problem)
+        except Exception as error:  # noqa: BLE001  # that of one point, not of all
+            return Share(problem=f"{status_of(error)} (rank {solver})")
 
-    def _scatter(self, number: int, solver: int) -> CovarianceAccumulator | None:
+    def _scatter(self, number: int, solver: int) -> Callable[[], CovarianceAccumulator]:
+        """Add up; the process that solves it has a copy of the sum made."""
         total, mean = self.totals[number], self.means[number]
         size = total.d**2 * (2 if total.is_complex else 1)
         flat = self.buffer[:size]
@@ -231,26 +160,35 @@ class _Merger:
                 _add_scatter(flat, self.shares[number], mean)
             except Exception as error:  # noqa: BLE001  # the others wait for something
                 flat.fill_(torch.nan)
-                self.shares[number].problem = f"{type(error).__name__}: {error}"
+                self.shares[number].problem = status_of(error)
         self.team.add(flat, to=solver)
-        if self.team.rank != solver:
-            return None
-        whole = _square(flat, total.d, total.is_complex).clone()
-        return CovarianceAccumulator.of(Moments(total.count, mean, whole))
+
+        def put_together() -> CovarianceAccumulator:
+            whole = _square(flat, total.d, total.is_complex).clone()
+            return CovarianceAccumulator.of(Moments(total.count, mean, whole))
+
+        return put_together
 
     def _samples(
         self, share: Share, total: Summary, solver: int
-    ) -> CovarianceAccumulator | None:
-        samples = None if share.samples is None else share.samples.samples
-        own = None if samples is None or not len(samples) else samples.cpu()
-        blocks = self.team.collect(own, to=solver)
-        if blocks is None:
-            return None
-        whole = CovarianceAccumulator(total.d)
-        for block in blocks:
-            if block is not None:
-                whole.update(block)
-        return whole
+    ) -> Callable[[], CovarianceAccumulator]:
+        """Bring all samples to the process that solves them."""
+        own: Tensor | None = None
+        try:
+            samples = None if share.samples is None else share.samples.samples
+            own = None if samples is None or not len(samples) else samples.cpu()
+        except Exception as error:  # noqa: BLE001  # the others wait for something
+            share.problem = status_of(error)
+        blocks = self.team.collect(own, to=solver) or []
+
+        def put_together() -> CovarianceAccumulator:
+            whole = CovarianceAccumulator(total.d)
+            for block in blocks:
+                if block is not None:
+                    whole.update(block)
+            return whole
+
+        return put_together
 
     def _sees(self, number: int) -> bool:
         samples = self.shares[number].samples

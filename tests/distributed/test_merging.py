@@ -161,6 +161,8 @@ def fail_on_one(rank: int, where: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1 and where == "reserving":
             patch.setattr(merging.torch, "zeros", _no_room(torch.zeros))
+        if rank == 0 and where == "putting together":
+            patch.setattr(merging, "_square", _no_copy(merging._square))
         found = merge(team, [KEY, other], {KEY: share, other: share_of(torch.eye(3))})
     answers = team.exchange({k: v.problem for k, v in found.items()})
     team.leave()
@@ -177,6 +179,50 @@ def _no_room(zeros: Any) -> Any:
     return limited
 
 
+def _no_copy(square: Any) -> Any:
+    def limited(flat: Tensor, d: int, is_complex: bool) -> Any:
+        return None if d == 5 and flat.any() else square(flat, d, is_complex)
+
+    return limited
+
+
+def fail_to_send(rank: int) -> Any:
+    """Fewer samples than features; they cannot be copied from their device."""
+    team = form_team()
+    share = share_of(shards([2, 1], 8)[rank])
+    other = ("fc2", "output")
+    if rank == 1:
+
+        class Stuck:
+            def __len__(self) -> int:
+                raise MemoryError("no room")
+
+        share.samples = _WithSamples(8, Stuck())  # type: ignore[assignment]
+    found = merge(team, [KEY, other], {KEY: share, other: share_of(torch.eye(3))})
+    answers = team.exchange({k: v.problem for k, v in found.items()})
+    team.leave()
+    return {key: problem for each in answers for key, problem in each.items()}
+
+
+class _WithSamples:
+    count = 1
+    mean = torch.zeros(8, dtype=torch.float64)
+
+    def __init__(self, d: int, samples: Any) -> None:
+        self.d, self.samples = d, samples
+
+
+def test_samples_that_cannot_be_sent_keep_nobody_waiting(ranks: Ranks) -> None:
+    expected = {KEY: "out of memory (rank 1)", ("fc2", "output"): None}
+    assert ranks.run(2, fail_to_send) == [expected] * 2
+
+
+def test_an_error_while_putting_together_is_that_of_one_point(ranks: Ranks) -> None:
+    problems, _ = ranks.run(2, fail_on_one, "putting together")[1]
+    assert "'NoneType' object has no attribute 'clone' (rank 0)" in problems[KEY]
+    assert problems["fc2", "output"] is None
+
+
 def test_a_point_that_failed_on_one_rank_fails_and_others_do_not(ranks: Ranks) -> None:
     for problems, _ in ranks.run(2, fail_on_one, "observing"):
         assert problems == {KEY: "out of memory (rank 1)", ("fc2", "output"): None}
@@ -184,8 +230,8 @@ def test_a_point_that_failed_on_one_rank_fails_and_others_do_not(ranks: Ranks) -
 
 def test_an_error_while_reducing_keeps_nobody_waiting(ranks: Ranks) -> None:
     _, (problems, own) = ranks.run(2, fail_on_one, "reducing")
-    assert own == "MemoryError: no room"
-    assert problems == {KEY: "MemoryError: no room (rank 1)", ("fc2", "output"): None}
+    assert own == "out of memory"
+    assert problems == {KEY: "out of memory (rank 1)", ("fc2", "output"): None}
 
 
 def test_no_room_for_a_scatter_on_one_rank(ranks: Ranks) -> None:
