@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from svdhooks.capture import capture_next_call
 from svdhooks.layers import unwrap
 from svdhooks.nested import private
+from svdhooks.reports import Reporter
 from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
 
@@ -24,8 +25,17 @@ class PaddingMask:
     """The ``attention_mask`` of a batch where it is one of ``(batch, length)``.
 
     As ``ProbeOptions(mask=PaddingMask())``: batches without a mask, or with one of
-    another shape (four axes: who attends to whom), count whole.
+    another shape (four axes: who attends to whom), count whole. So do those of an
+    encoder-decoder whose two sequences are equally long: tokens are told from padding
+    by the shape, and the mask of the encoder would be taken for that of the decoder.
+
+    Args:
+        model: That the batches are for; None: one with a single sequence.
     """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._two = model is not None and _has_two_sequences(unwrap(model))
+        self._reporter = Reporter()
 
     def __call__(self, batch: Any) -> Tensor | None:
         """Read the mask.
@@ -37,10 +47,37 @@ class PaddingMask:
             The mask ``(batch, length)``, or None.
         """
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            return None
+        if self._two and mask.shape[1] == _decoder_length(batch, mask.shape[1]):
+            self._reporter.note(
+                "two sequences",
+                "svdhooks: the sequences of the encoder and of the decoder are equally "
+                f"long ({mask.shape[1]}), so that padding cannot be told apart by shape: "
+                "all tokens count. Give a probe= with labels of another length.",
+            )
+            return None
+        return mask
 
     def __repr__(self) -> str:
         return "attention_mask, where there is one"
+
+
+def _has_two_sequences(model: nn.Module) -> bool:
+    config = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return False
+    # the encoder of such a model has its configuration
+    return any(name.split(".")[-1] == "decoder" for name, _ in model.named_modules())
+
+
+def _decoder_length(batch: Mapping[str, Any], otherwise: int) -> int:
+    """Of what the decoder is given; without anything, models shift the input."""
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "labels"):
+        value = batch.get(name)
+        if isinstance(value, Tensor) and value.ndim > 1:
+            return value.shape[1]
+    return otherwise
 
 
 class FirstCall:

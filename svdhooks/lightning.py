@@ -124,10 +124,8 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         self._sinks = tuple(sinks)
         self._per_layer = log_per_layer
         self._directory: str | None = None
-        self._count = 0
-        self._global_step = 0
-        self._restored = False
-        self._begun = False
+        self._count = self._global_step = 0
+        self._restored = self._begun = False
         self._dtype = torch.get_default_dtype()
         self._recorder: Recorder | None = None
         self._handle: RemovableHandle | None = None
@@ -142,11 +140,10 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
     @property
     def state_key(self) -> str:
         """Tells several monitors of one trainer apart in its checkpoints."""
-        described = make_settings(**self._options).describe()
-        return self._generate_state_key(  # type: ignore[no-any-return]
-            log_dir=str(self._log_dir),
-            **{k: described[k] for k in ("schedule", "layers", "quantities")},
-        )
+        told = make_settings(**self._options).describe()
+        told = {k: told[k] for k in ("schedule", "layers", "quantities")}
+        key: str = self._generate_state_key(log_dir=str(self._log_dir), **told)
+        return key
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, as plain numbers, for the trainer's checkpoint."""
@@ -235,9 +232,8 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             self._recorder.begin_batch(batch)
             return
         self._begun = True
-        probing = self._options["observe"] == "probe"
         usable = self._options["forward"] is not None or defines_forward(pl_module)
-        if probing and not usable:
+        if not usable and self._options["observe"] == "probe":
             self._recorder.say_no_forward(type(pl_module).__name__)
         known = batch if usable else None
         with default_dtype(self._dtype):
@@ -287,9 +283,13 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
 
     def _log_monitored(self, recorder: Recorder, pl_module: Any) -> None:
         values = monitored_values(self._monitor, recorder.last) if self._monitor else {}
-        for name, value in values.items():
-            # not to the loggers: the log has it
+        for name, value in values.items():  # not to the loggers: the log has it
             pl_module.log(name, value, logger=False, batch_size=1, rank_zero_only=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy records nothing; by the last two Lightning ties it to the module
+        left = ("_recorder", "_handle", "log", "log_dict")
+        return self.__dict__ | dict.fromkeys(left)
 
     def _close(self) -> None:
         recorder, handle = self._recorder, self._handle

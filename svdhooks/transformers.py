@@ -47,7 +47,8 @@ class SpectrumCallback(TrainerCallback):
     ``Trainer(..., callbacks=[SpectrumCallback()])`` is all that is needed. The
     reference batch is what the model is called with first; padding is masked where
     that has an ``attention_mask`` of ``(batch, length)``. Of an encoder-decoder it is
-    the encoder's: of the decoder all tokens count.
+    the encoder's: of the decoder all tokens count, and of both where their sequences
+    are equally long.
 
     The log goes to ``<output_dir>/svdhooks``, so that ``tensorboard --logdir
     <output_dir>`` shows it beside the Trainer's own curves, which are in a new
@@ -128,7 +129,7 @@ class SpectrumCallback(TrainerCallback):
             "observe": observe,
             "max_log_gb": max_log_gb,
             "probe": probe,
-            "probe_options": _with_padding_masked(probe_options),
+            "probe_options": probe_options or ProbeOptions(),
             "forward": forward,
             "max_overhead": max_overhead,
             "on_error": on_error,
@@ -249,12 +250,23 @@ class SpectrumCallback(TrainerCallback):
     def _set_up(self, args: Any, state: Any, model: Any, continued: bool) -> Recorder:
         refuse_compiled(args, self._options["observe"])
         start = self._count if continued else None
-        settings = make_settings(**self._options, start_step=start)
+        options = self._options | {"probe_options": self._masked_for(model)}
+        settings = make_settings(**options, start_step=start)
         directory = find_directory(args, state, self._log_dir, self._trials - 1)
         extra = wandb_sink(args, self._per_layer)
         sinks = self._sinks if extra is None else (*self._sinks, extra)
         with in_terms_of_the_trainer(directory):
             return Recorder(model, directory, settings, sinks=sinks, begin=False)
+
+    def _masked_for(self, model: Any) -> ProbeOptions:
+        options: ProbeOptions = self._options["probe_options"]
+        masked = options.mask is not None
+        return options if masked else replace(options, mask=PaddingMask(model))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy follows another training, or none
+        own = {"_recorder": None, "_first": None, "_end": None}
+        return self.__dict__ | own
 
     def _begin(self, state: Any) -> None:
         self._begun = True
@@ -283,10 +295,3 @@ def _end(recorder: Recorder, first: FirstCall | None) -> None:
     if first is not None:
         first.remove()
     recorder.close()
-
-
-def _with_padding_masked(options: ProbeOptions | None) -> ProbeOptions:
-    options = ProbeOptions() if options is None else options
-    if not isinstance(options, ProbeOptions) or options.mask is not None:
-        return options  # what is no ProbeOptions is told with the other settings
-    return replace(options, mask=PaddingMask())

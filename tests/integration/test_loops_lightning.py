@@ -1,6 +1,8 @@
 """From fit to fit, and what Lightning does to callbacks."""
 
+import pickle
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,22 @@ def test_steps_never_go_back_in_the_file(tmp_path):
 
 
 # --- what Lightning does to callbacks ---------------------------------------------------
+
+
+def test_a_copy_made_in_a_fit_records_nothing(tmp_path):
+    """Hazard 12: as with a trainer that is spawned, or copied to be tuned."""
+    monitor, _ = fits.monitor(tmp_path / "one")
+    copies = []
+
+    class Copies(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            copies.extend([deepcopy(monitor), pickle.loads(pickle.dumps(monitor))])
+
+    fits.trainer(monitor, Copies()).fit(fits.Fitted(), fits.loader())
+    assert all(copy.recorder is None for copy in copies)
+    copies[-1]._log_dir = str(tmp_path / "two")
+    fits.trainer(copies[-1]).fit(fits.Fitted(), fits.loader())
+    assert svdhooks.RunLog(tmp_path / "two").steps.tolist() == list(range(13))
 
 
 class _Failing:

@@ -11,13 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers import (
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    T5Config,
-    T5ForConditionalGeneration,
     TrainerCallback,
 )
 
@@ -25,7 +20,6 @@ import svdhooks
 from svdhooks.sinks.memory import MemorySink
 from svdhooks.transformers import SpectrumCallback
 from tests.hugging import (
-    VOCABULARY,
     Stop,
     Texts,
     assert_same_logs,
@@ -353,50 +347,6 @@ def test_gradient_checkpointing_by_its_older_name(tmp_path):
     train(tmp_path / "a", llama(), callback=callback(sink), gradient_checkpointing=True)
     train(tmp_path / "b", llama(), callback=callback(plain))
     assert_same_records(sink, plain, rtol=1e-5, atol=1e-5)
-
-
-def test_an_encoder_decoder_is_called_with_its_labels(tmp_path):
-    torch.manual_seed(0)
-    model = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=16,
-            d_kv=8,
-            d_ff=24,
-            num_layers=1,
-            num_heads=2,
-            decoder_start_token_id=0,
-        )
-    )
-
-    def pairs(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return padded(rows, 12) | {"labels": padded(rows, 9)["labels"]}
-
-    sink = MemorySink()
-    arguments = Seq2SeqTrainingArguments(
-        str(tmp_path),
-        per_device_train_batch_size=4,
-        max_steps=4,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    Seq2SeqTrainer(
-        model,
-        arguments,
-        data_collator=pairs,
-        train_dataset=Texts(),
-        callbacks=[callback(sink)],
-    ).train()
-    of = {r.layer: r.values["count"].item() for r in sink.of("covariance")}
-    # 4 texts of 8 tokens in 12 places; of the decoder's 9 places all count
-    assert of["encoder.block.0.layer.1.DenseReluDense.wi"] == 4 * 8
-    assert of["decoder.block.0.layer.2.DenseReluDense.wi"] == 4 * 9
-    assert of["decoder.block.0.layer.1.EncDecAttention.k"] == 4 * 8
-    # both ends look up in tables of their own, which are tied to this one
-    failed = {r.layer: r.status for r in sink.records if not r.ok}
-    assert failed == {"shared": "not called in the probe"}
 
 
 # peft asks transformers by an older name
