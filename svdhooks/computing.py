@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ def chosen_compute(
     seconds: float,
     on_cuda: bool,
     torch_threads: int,
-    cores: int,
+    cores: float | int,
     local_processes: int = 1,
     processes: int = 1,
 ) -> Literal["inline", "thread"]:
@@ -66,8 +67,6 @@ def chosen_here(
     Returns:
         ``"inline"`` or ``"thread"``.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # there is none on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     local = os.environ.get("LOCAL_WORLD_SIZE", "1")
     group = torch.distributed
     joined = group.is_available() and group.is_initialized()
@@ -76,10 +75,33 @@ def chosen_here(
         seconds=seconds,
         on_cuda=on_cuda,
         torch_threads=torch.get_num_threads(),
-        cores=cores,
+        cores=allowed_cores(),
         local_processes=int(local) if local.isdecimal() else 1,
         processes=group.get_world_size() if joined else 1,
     )
+
+
+def allowed_cores(groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many cores this process may use.
+
+    Args:
+        groups: Where Linux tells the quota of a container, such as that of
+            ``docker run --cpus=2``, in which all cores are seen.
+
+    Returns:
+        The number, which a quota may make a fraction.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # there is none on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            told = " ".join((groups / name).read_text() for name in names).split()
+            quota, period = map(float, told)
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        if quota > 0 and period > 0:  # -1: none
+            return min(float(cores), quota / period)
+    return float(cores)
 
 
 def solve_seconds(models: Models, due: Iterable[Quantity]) -> float:

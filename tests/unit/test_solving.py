@@ -12,7 +12,7 @@ import torch
 
 import svdhooks
 from svdhooks import linalg, solving
-from svdhooks.computing import chosen_compute
+from svdhooks.computing import allowed_cores, chosen_compute
 from svdhooks.linalg.problems import SingularValues
 from svdhooks.solving import INLINE, ThreadSolver, current_solver, solved_by
 
@@ -52,6 +52,27 @@ def test_a_thread_is_used_where_a_core_is_free(facts, expected):
     assert chosen_compute("inline", **facts) == "inline"
     alone = facts.get("processes", 1) == 1
     assert chosen_compute("thread", **facts) == ("thread" if alone else "inline")
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "25000", "cpu/cpu.cfs_period_us": "100000"}, 0.25),
+        ({"cpu.max": "99900000 100000"}, None),  # more than there are
+    ],
+)
+def test_a_container_may_use_fewer_cores_than_it_sees(tmp_path, files, quota):
+    """Hazard 33: torch's threads and ours together would exceed its quota."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    every = allowed_cores(tmp_path / "nothing")
+    assert every >= 1
+    assert allowed_cores(tmp_path) == (every if quota is None else quota)
 
 
 @pytest.mark.usefixtures("as_a_user_calls")
