@@ -235,6 +235,7 @@ class WatchedModel:
             self.measurer.rehearsed,
             self.measurer.refused,
             self._needs_all,
+            self._stream is None,
         )
 
     # --- one record -------------------------------------------------------------------

@@ -17,6 +17,7 @@ class Standing:
         rehearsed: Whether its probe was run before.
         refused: Why the model cannot be probed any more; None if it can.
         needs_all: Whether a forward communicates, so that all have to run it.
+        probing: Whether it is probed; False where the training is observed.
     """
 
     layers: tuple[str, ...]
@@ -25,6 +26,7 @@ class Standing:
     rehearsed: bool = False
     refused: str | None = None
     needs_all: bool = False
+    probing: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def _turn(rank: int, several: Sequence[Standing]) -> Turn:
     mine = several[rank]
     if any(s.observing for s in several):
         return Turn(shards=len(several))
+    if not mine.probing:  # no window was open before this record
+        return Turn(possible=False)
     missing = tuple(r for r, s in enumerate(several) if s.batch is None)
     refused = any(s.refused for s in several)
     needs_all = any(s.needs_all for s in several)

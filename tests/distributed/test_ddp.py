@@ -180,3 +180,35 @@ def test_observed_training_is_merged(ranks: Ranks, tmp_path: Path) -> None:
         train(model, batches(6), recorder)
     check_same(records, values_of(sink.records), rel=1e-5)
     assert records[2, "fc1", "covariance", "input"]["count"] == 24
+
+
+def run_without_windows(rank: int) -> tuple[list[str], set[tuple[int, str]]]:
+    """As where the guard admits no window before a record."""
+    sink, model = svdhooks.MemorySink(), DistributedDataParallel(make())
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(record=True) as w,
+    ):
+        warnings.simplefilter("always")
+        patch.setattr("svdhooks.models.Models.open_windows", lambda *_: None)
+        with svdhooks.watch(
+            model,
+            None,
+            every=2,
+            sinks=[sink],
+            max_overhead=None,
+            observe="training",
+        ) as recorder:
+            train(model, [shard(x, rank, 2) for x in batches(3)], recorder)
+    told = [str(x.message) for x in w if "svdhooks" in str(x.message)]
+    return told, {(r.step, r.quantity) for r in sink.records}
+
+
+def test_no_batch_is_asked_for_where_the_training_is_observed(ranks: Ranks) -> None:
+    (told, found), (others, _) = ranks.run(2, run_without_windows)
+    assert len(told) == 1
+    assert "observed" in told[0]
+    assert "probe=" not in told[0]
+    assert others == []
+    assert (2, "weight_spectrum") in found
+    assert (2, "covariance") not in found
