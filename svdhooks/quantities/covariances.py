@@ -80,6 +80,9 @@ class CovarianceObserver:
         Args:
             layer: The layer.
             values: Point name -> value.
+
+        Raises:
+            ValueError: If the samples are not such as they have to be.
         """
         calls = self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
         expected = self._context.expected_calls.get(id(layer.module), 1)
@@ -94,6 +97,8 @@ class CovarianceObserver:
             alone = expected == calls == 1
             seen = self._solved.recall(value) if alone else None
             if self._context.together:  # other processes have more of it
+                if calls > expected > 0:  # whose later calls would be mixed in
+                    raise ValueError(f"called {calls} times, in the first probe less")
                 self._hold(key, layer, value, alone, seen)
             elif seen is not None:
                 self._done[key] = replace(seen, layer=layer.name, point=point)
@@ -157,9 +162,10 @@ class CovarianceObserver:
                 self._done[key] = replace(record, layer=key[0], point=key[1])
 
     def _share(self, key: Key) -> Share:
-        if key in self._failed:
-            return Share(problem=self._done[key].status)
         first = self._same.get(key, key)
+        failed = next((each for each in (key, first) if each in self._failed), None)
+        if failed is not None:
+            return Share(problem=self._done[failed].status)
         return Share(
             self._open.get(first), self._units.get(first), self._dtypes.get(first)
         )
