@@ -17,6 +17,13 @@ from svdhooks.reports import Reporter
 from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
 
+COUNTED = (
+    "what the Trainer announces by on_optimizer_step(), and it announced none: a "
+    "training loop of its own has to call "
+    "self.callback_handler.on_optimizer_step(args, state, control)"
+)
+"""What the callback counts as an update, for the note on a training without any."""
+
 _KEY = "svdhooks"
 _NO_DATA = "num_items_in_batch"
 

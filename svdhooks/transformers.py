@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from svdhooks.huggingface import (
+    COUNTED,
     FirstCall,
     PaddingMask,
     find_directory,
@@ -256,7 +257,9 @@ class SpectrumCallback(TrainerCallback):
         extra = wandb_sink(args, self._per_layer)
         sinks = self._sinks if extra is None else (*self._sinks, extra)
         with in_terms_of_the_trainer(directory):
-            return Recorder(model, directory, settings, sinks=sinks, begin=False)
+            made = Recorder(model, directory, settings, sinks=sinks, begin=False)
+        made.counted = COUNTED
+        return made
 
     def _masked_for(self, model: Any) -> ProbeOptions:
         options: ProbeOptions = self._options["probe_options"]

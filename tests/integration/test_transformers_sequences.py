@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import (
@@ -22,6 +23,7 @@ from svdhooks.reports import RecordingWarning
 from svdhooks.sinks.memory import MemorySink
 from tests.hugging import (
     VOCABULARY,
+    InOrder,
     Texts,
     callback,
     llama,
@@ -108,6 +110,21 @@ def test_only_two_sequences_of_one_length_are_confused():
             assert (PaddingMask(_t5())(given) is not None) == counted
     for model in (None, llama(), _t5(T5EncoderModel)):
         assert PaddingMask(model)(batch) is batch["attention_mask"]
+
+
+class _Silent(InOrder):
+    """A Trainer whose loop does not announce its updates."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.callback_handler.on_optimizer_step = lambda _a, _s, control: control
+
+
+def test_a_trainer_that_announces_no_update_is_told_of(tmp_path):
+    sink = MemorySink()
+    with pytest.warns(RecordingWarning, match="no update was noticed.*announced none"):
+        trainer(tmp_path, llama(), callback(sink), kind=_Silent).train()
+    assert {step for step, *_ in measured(sink)} == {0}
 
 
 def test_a_copy_made_in_a_training_records_nothing(tmp_path):
