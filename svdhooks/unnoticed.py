@@ -1,16 +1,20 @@
 """Whether a training went on that nobody told the recorder of."""
 
 import weakref
+from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from svdhooks.models import Models
 from svdhooks.reports import Reporter
 
+_SAMPLED = 8
+
 
 class Unnoticed:
-    """Remembers the weights as they were, by how often they were written to.
+    """Remembers a few values of each weight, and how often it was written to.
 
     Args:
         models: What is watched.
@@ -20,25 +24,21 @@ class Unnoticed:
     def __init__(self, models: Models, start: int) -> None:
         self._start = start
         self._before = [
-            (weakref.ref(parameter), _writes(parameter))
+            (weakref.ref(parameter), _seen(parameter))
             for model in models
             for parameter in model.measurer.model.parameters()
-            if not is_lazy(parameter)
+            if parameter.requires_grad and not is_lazy(parameter)
         ]
 
     def say(self, reporter: Reporter, step: int, counted: str) -> None:
-        """Say so if the weights have changed without an update; computes nothing.
+        """Say so if the weights have changed without an update.
 
         Args:
             reporter: Says it.
             step: Updates that were noticed in all.
             counted: What is counted as an update, and what to do if that is wrong.
         """
-        changed = step == self._start and any(
-            parameter is not None and _writes(parameter) != writes
-            for parameter, writes in ((ref(), writes) for ref, writes in self._before)
-        )
-        if changed:
+        if step == self._start and any(_changed(*each) for each in self._before):
             reporter.note(
                 "unnoticed",
                 "svdhooks: the weights have changed, but no update was noticed, so that "
@@ -46,9 +46,28 @@ class Unnoticed:
             )
 
 
-def _writes(parameter: nn.Parameter) -> int:
-    # an inference tensor does not count them
-    return 0 if parameter.is_inference() else parameter._version
+def _seen(parameter: nn.Parameter) -> tuple[int, Tensor | None]:
+    """What differs after an update: the number of writes, or else the values."""
+    writes = 0 if parameter.is_inference() else parameter._version
+    values = parameter.detach()
+    plain = type(values) is Tensor and values.layout is torch.strided
+    if not plain or values.is_meta or values.numel() == 0:
+        return writes, None
+    # fused optimisers and what writes to .data do not count their writes
+    places = torch.arange(_SAMPLED, device=values.device) * values.numel() // _SAMPLED
+    return writes, values.take(places).nan_to_num()
+
+
+def _changed(
+    parameter: Callable[[], nn.Parameter | None], before: tuple[int, Tensor | None]
+) -> bool:
+    now = parameter()
+    if now is None:
+        return False
+    (writes, values), (written, known) = before, _seen(now)
+    if writes != written or values is None or known is None:
+        return writes != written
+    return not torch.equal(values.to(known), known)
 
 
 def calls_of(optimizer: object | None) -> str:

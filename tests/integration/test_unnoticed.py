@@ -88,6 +88,35 @@ def test_an_optimiser_of_something_else_is_told():
         recorder.close()
 
 
+@pytest.mark.parametrize("kind", ["fused", "data"])
+def test_writes_that_torch_does_not_count_are_seen(kind):
+    """Fused optimisers, Hugging Face's default, leave a tensor's version as it was."""
+    model, x = _net(), torch.randn(8, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    _, recorder = _watch(model)
+    model(x).square().mean().backward()
+    versions = [p._version for p in model.parameters()]
+    if kind == "fused":
+        optimizer.step()
+    else:
+        for p in model.parameters():
+            p.data.sub_(p.grad)
+    assert versions == [p._version for p in model.parameters()]
+    with pytest.warns(RecordingWarning, match="no update was noticed"):
+        recorder.close()
+
+
+def test_weights_that_are_not_numbers_have_not_changed():
+    model = _net()
+    model[0].weight.data.fill_(torch.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecordingWarning)
+        _, recorder = _watch(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recorder.close()
+
+
 def test_a_resumed_loop_that_forgets_step_is_told_where_it_stands():
     model = _net()
     _, recorder = _watch(model, start_step=7)
