@@ -138,6 +138,6 @@ def scan(
         own = Outcome(
             measurer.measure(0, [quantity], set(parts), None), (), 0.0, 0.0, 0.0
         )
-        return united(team, own, parts, []).measured.records
+        return united(team, own, parts, [], to_all=True).measured.records
     finally:
         team.leave()

@@ -1,12 +1,17 @@
 """What a record came to on each of several processes, put together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from svdhooks.distributed.team import Team
 from svdhooks.measured import Measured
 from svdhooks.overhead import Part
 from svdhooks.reports import Said
+
+_Values = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,16 @@ class Outcome:
     elapsed: float
 
 
+LARGE = 2**16
+"""Numbers from which on a matrix of a record is sent to the process that writes alone."""
+
+
 def united(
-    team: Team, own: Outcome, parts: Sequence[Part], said: Sequence[Said]
+    team: Team,
+    own: Outcome,
+    parts: Sequence[Part],
+    said: Sequence[Said],
+    to_all: bool = False,
 ) -> Outcome:
     """Put together what the processes measured; collective.
 
@@ -38,14 +51,24 @@ def united(
         own: Of this one.
         parts: All parts of a record, in its order.
         said: What this one has to say.
+        to_all: Whether all get large matrices too, such as singular vectors.
 
     Returns:
-        The same on every process: all records, in the order of the parts; costs as if
+        The same on every process, but for large matrices: all records, in the order of the parts; costs as if
         each process had taken its share at the same time; the times of the slowest.
     """
-    told = team.exchange((own, list(said)))
+    matrices: dict[int, _Values] = {}
+    if not (to_all or team.alone):
+        own, matrices = _parted(own)
+    told = team.exchange((own, list(said), bool(matrices)))
+    if any(some for *_, some in told):
+        large = team.collect(matrices, to=0) or []
+        for (outcome, *_), of_rank in zip(told, large, strict=False):
+            records = outcome.measured.records
+            for number, values in of_rank.items():
+                records[number] = replace(records[number], values=values)
     measured = Measured()
-    for outcome, _ in told:
+    for outcome, *_ in told:
         measured.records += outcome.measured.records
         measured.observed |= outcome.measured.observed
         for part, seconds in outcome.measured.costs.items():
@@ -57,8 +80,21 @@ def united(
     )
     return Outcome(
         measured,
-        [several for _, several in told],
-        max(outcome.seconds for outcome, _ in told),
-        max(outcome.spent for outcome, _ in told),
-        min(outcome.elapsed for outcome, _ in told),
+        [several for _, several, _ in told],
+        max(outcome.seconds for outcome, *_ in told),
+        max(outcome.spent for outcome, *_ in told),
+        min(outcome.elapsed for outcome, *_ in told),
     )
+
+
+def _parted(own: Outcome) -> tuple[Outcome, dict[int, _Values]]:
+    """An outcome without large matrices, and the values of the records that have some."""
+    found: dict[int, _Values] = {}
+    records = list(own.measured.records)
+    for number, record in enumerate(records):
+        values = record.values
+        small = {k: v for k, v in values.items() if v.ndim < 2 or v.size < LARGE}
+        if len(small) < len(values):
+            found[number] = values
+            records[number] = replace(record, values=small)
+    return replace(own, measured=replace(own.measured, records=records)), found

@@ -14,8 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import svdhooks
 from svdhooks import passes
+from svdhooks.distributed.team import form_team
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
+from svdhooks.measured import Measured
+from svdhooks.outcome import Outcome, united
 from svdhooks.quantities import (
     AttentionLogits,
     Covariance,
@@ -188,3 +191,32 @@ def test_all_quantities_are_those_of_one_process(
     assert [told for _, _, told in found] == [[], []]
     without = ranks.run(2, run, 2, kind, None, together, False)
     assert [losses for losses, *_ in found] == [losses for losses, *_ in without]
+
+
+def send_matrices(rank: int, to_all: bool) -> list[tuple[str, list[str], float]]:
+    """Each rank has a record with a large matrix and one with a small."""
+    team = form_team()
+    measured = Measured()
+    for name, side in ((f"small {rank}", 3), (f"large {rank}", 300)):
+        values = {"U": np.full((side, side), rank + 1.0), "sigma": np.ones(side)}
+        measured.records.append(Record(0, name, "weight_vectors", values))
+    own = Outcome(measured, (), 0.0, 0.0, 0.0)
+    found = united(team, own, [], [], to_all)
+    team.leave()
+    return [
+        (r.layer, sorted(r.values), float(r.values.get("U", np.zeros(1)).max()))
+        for r in found.measured.records
+    ]
+
+
+def test_large_matrices_are_for_the_process_that_writes(ranks: Ranks) -> None:
+    whole = [
+        (f"{size} {rank}", ["U", "sigma"], rank + 1.0)
+        for rank in (0, 1)
+        for size in ("small", "large")
+    ]
+    writer, other = ranks.run(2, send_matrices, False)
+    assert writer == whole
+    assert [x[0] for x in other] == [x[0] for x in whole]
+    assert [x[1] for x in other if "large" in x[0]] == [["sigma"]] * 2
+    assert ranks.run(2, send_matrices, True) == [whole, whole]
