@@ -270,9 +270,9 @@ class Recorder:
             self._handle.remove()
         try:
             if self._recording is not None:  # else setting up did not get there
+                self._models.close()
                 if self._team.writes:
                     self._unnoticed.say(self._reporter, self._step, self.counted)
-                self._models.close()
                 self._recording.close()
         finally:
             self._team.leave()  # without a word: the others may be gone

@@ -55,7 +55,10 @@ def _seen(parameter: nn.Parameter) -> tuple[int, Tensor | None]:
         return writes, None
     # fused optimisers and what writes to .data do not count their writes
     places = torch.arange(_SAMPLED, device=values.device) * values.numel() // _SAMPLED
-    return writes, values.take(places).nan_to_num()
+    try:
+        return writes, values.take(places).nan_to_num()
+    except Exception:  # noqa: BLE001  # of a dtype that computes nothing; a GPU that failed
+        return writes, None
 
 
 def _changed(
@@ -67,7 +70,10 @@ def _changed(
     (writes, values), (written, known) = before, _seen(now)
     if writes != written or values is None or known is None:
         return writes != written
-    return not torch.equal(values.to(known), known)
+    try:
+        return not torch.equal(values.to(known), known)
+    except Exception:  # noqa: BLE001  # after an error of a GPU everything raises
+        return False
 
 
 def calls_of(optimizer: object | None) -> str:

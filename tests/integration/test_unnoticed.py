@@ -9,6 +9,7 @@ from torch import nn
 import svdhooks
 from svdhooks.reports import RecordingWarning
 from tests import fits
+from tests.plain import hooks_on
 
 
 class SAM(torch.optim.Optimizer):
@@ -115,6 +116,22 @@ def test_weights_that_are_not_numbers_have_not_changed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recorder.close()
+
+
+def test_nothing_is_raised_where_values_cannot_be_read(monkeypatch):
+    """After an error of a GPU everything raises; closing has to go on."""
+    model = _net()
+    _, recorder = _watch(model)
+
+    def failed(*_):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(torch, "equal", failed)
+    monkeypatch.setattr(torch.Tensor, "take", failed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recorder.close()
+    assert hooks_on(model) == 0
 
 
 def test_a_resumed_loop_that_forgets_step_is_told_where_it_stands():
