@@ -104,8 +104,9 @@ class Observation:
         """
         if team.alone:
             return
-        told = team.exchange(list(self._observers))
-        working = [x for x in told[0] if all(x in names for names in told)]
+        told = team.exchange((list(self._observers), self._seen))
+        working = [x for x in told[0][0] if all(x in names for names, _ in told)]
+        self._seen = any(seen for _, seen in told)
         self._observers = {name: self._observers[name] for name in working}
         self._late = set()
         for name, observer in list(self._observers.items()):

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 import svdhooks
@@ -129,6 +135,17 @@ def run(
         for block in model.model.layers:
             fully_shard(block)
         fully_shard(model)
+    elif kind == "tp":
+        mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("tensor",))
+        plan = {
+            "q_proj": ColwiseParallel(),
+            "k_proj": ColwiseParallel(),
+            "v_proj": ColwiseParallel(),
+            "o_proj": RowwiseParallel(),
+        }
+        for block in model.model.layers:
+            parallelize_module(block.self_attn, mesh, plan)
+        rank, world = 0, 1  # all see the same data
     data = [texts(seed).tensor_split(world)[rank] for seed in range(4)]
     sink, told = svdhooks.MemorySink(), []
     with (
@@ -171,7 +188,9 @@ def train(model: Any, data: list[Tensor], recorder: Any) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize(("kind", "together"), [("ddp", 2**30), ("fsdp2", 10_000)])
+@pytest.mark.parametrize(
+    ("kind", "together"), [("ddp", 2**30), ("fsdp2", 10_000), ("tp", 2**30)]
+)
 def test_all_quantities_are_those_of_one_process(
     ranks: Ranks, tmp_path: Path, kind: str, together: int
 ) -> None:
@@ -183,7 +202,7 @@ def test_all_quantities_are_those_of_one_process(
         if key[2] == "update_spectrum":  # of a difference: its smallest value is noise
             for name in [x for x in values if x.startswith("condition_number")]:
                 values[name] = records[key][name]
-        if key[2] == "largest":
+        if key[2] == "largest" and kind != "tp":
             assert records[key]["marks"] == ("one_rank",)
             expected[key] = records[key]
     check_same(records, expected, rel=1e-4)
@@ -191,6 +210,31 @@ def test_all_quantities_are_those_of_one_process(
     assert [told for _, _, told in found] == [[], []]
     without = ranks.run(2, run, 2, kind, None, together, False)
     assert [losses for losses, *_ in found] == [losses for losses, *_ in without]
+
+
+def seen_by_one(rank: int) -> list[str]:
+    """A model without sequences; only rank 1 has a batch."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    sink = svdhooks.MemorySink()
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter("always")
+        with svdhooks.watch(
+            model,
+            None,
+            every=1,
+            quantities=["token_rank"],
+            sinks=[sink],
+            forward=lambda model, batch: model(batch),
+        ) as recorder:
+            recorder.step(batch=torch.ones(5, 4) if rank else None)
+    return [str(x.message) for x in w if issubclass(x.category, RecordingWarning)]
+
+
+def test_what_finds_nothing_says_so_once(ranks: Ranks) -> None:
+    told, others = ranks.run(2, seen_by_one)
+    assert [text for text in told if "token_rank was asked for" in text]
+    assert others == []
 
 
 def send_matrices(rank: int, to_all: bool) -> list[tuple[str, list[str], float]]:
