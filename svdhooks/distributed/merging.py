@@ -7,7 +7,7 @@ solves it receives. Where all together have fewer samples than features, it rece
 samples, and solves their Gram matrix.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ from svdhooks.linalg.units import UnitStatistics
 from svdhooks.reports import status_of
 
 __all__ = ["Key", "Share", "merge"]
+
+SENT_TOGETHER = 2**21
+"""How many numbers are sent at once: 16 MiB in float64. One large matrix may be more."""
 
 
 def merge(
@@ -45,12 +48,13 @@ def merge(
     told = team.exchange([share.summary() for share in mine])
     totals = [total_of(column) for column in zip(*told, strict=True)]
     solvers = balanced([min(t.count, t.d) ** 3 for t in totals], team.size)
-    merger = _Merger(team, mine, totals)
-    found: dict[Key, Share] = {}
-    for number, (key, total) in enumerate(zip(keys, totals, strict=True)):
-        whole = merger.merged(number, solvers[number]) if total.mergeable else None
-        if solvers[number] == team.rank:
-            found[key] = whole or Share(problem=total.problem)
+    merger = _Merger(team, mine, totals, solvers)
+    merged = merger.merged()
+    found = {
+        key: merged.get(number) or Share(problem=totals[number].problem)
+        for number, key in enumerate(keys)
+        if solvers[number] == team.rank
+    }
     late = team.exchange({k: s.problem for k, s in zip(keys, mine, strict=True)})
     for rank, problems in enumerate(late):
         for key in found.keys() & {k for k, text in problems.items() if text}:
@@ -66,6 +70,7 @@ class _Merger:
     team: Team
     shares: Sequence[Share]
     totals: Sequence[Summary]
+    solvers: Sequence[int]
     means: dict[int, Tensor] = field(default_factory=dict)
     units: dict[int, UnitStatistics] = field(default_factory=dict)
     buffer: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -108,84 +113,120 @@ class _Merger:
             total.count, nan - low, nan + high, absolute
         )
 
+    def _width(self, number: int) -> int:
+        """Of what is sent of a point, in numbers."""
+        total = self.totals[number]
+        rows = total.count if total.as_samples else total.d
+        return rows * total.d * (2 if total.is_complex else 1)
+
+    def _batches(self) -> Iterator[tuple[int, bool, list[int]]]:
+        """What is sent together: to one process, in one form, not too much at once."""
+        for solver in range(self.team.size):
+            for as_samples in (True, False):
+                batch: list[int] = []
+                for number in self._numbers():
+                    form = self.solvers[number], self.totals[number].as_samples
+                    if form != (solver, as_samples):
+                        continue
+                    sent = sum(map(self._width, [*batch, number]))
+                    if batch and sent > SENT_TOGETHER:
+                        yield solver, as_samples, batch
+                        batch = []
+                    batch.append(number)
+                if batch:
+                    yield solver, as_samples, batch
+
     def _reserve(self) -> None:
         """Make room once; whoever cannot keeps all from sending scatters."""
-        widths = [
-            total.d**2 * (2 if total.is_complex else 1)
-            for total in self.totals
-            if total.mergeable and not total.as_samples
+        sizes = [
+            sum(map(self._width, batch))
+            for _, as_samples, batch in self._batches()
+            if not as_samples
         ]
-        if not widths:
+        if not sizes:
             return
         try:
-            self.buffer = torch.zeros(max(widths), dtype=torch.float64)
+            self.buffer = torch.zeros(max(sizes), dtype=torch.float64)
         except Exception:  # noqa: BLE001  # out of memory: it is said for each point
             self.buffer = torch.zeros(0)
         if not self.team.agree(self.buffer.numel() > 0):
             self.buffer = torch.zeros(0)
 
-    def merged(self, number: int, solver: int) -> Share | None:
-        """One point, for the process that solves it.
-
-        Args:
-            number: Of the point.
-            solver: Rank of that process.
+    def merged(self) -> dict[int, Share]:
+        """Send all points to the processes that solve them.
 
         Returns:
-            The samples of all processes; None for the others.
+            Those of this process.
         """
-        total, share = self.totals[number], self.shares[number]
-        if total.as_samples:
-            put_together = self._samples(share, total, solver)
-        elif self.buffer.numel():
-            put_together = self._scatter(number, solver)
-        else:
-            return Share(problem="out of memory for the scatter of all ranks")
-        share.samples = None  # freed as soon as it is sent
-        if self.team.rank != solver:
-            return None
-        try:
-            return Share(put_together(), self.units[number], total.dtype, share.problem)
-        except Exception as error:  # noqa: BLE001  # that of one point, not of all
-            return Share(problem=f"{status_of(error)} (rank {solver})")
+        found: dict[int, Share] = {}
+        for solver, as_samples, batch in self._batches():
+            if not as_samples and not self.buffer.numel():
+                problem = "out of memory for the scatter of all ranks"
+                found |= {number: Share(problem=problem) for number in batch}
+                continue
+            send = self._samples if as_samples else self._scatters
+            put_together = send(batch, solver)
+            for number in batch:
+                share = self.shares[number]
+                share.samples = None  # freed as soon as it is sent
+                if self.team.rank == solver:
+                    found[number] = self._taken(number, put_together)
+        return found
 
-    def _scatter(self, number: int, solver: int) -> Callable[[], CovarianceAccumulator]:
-        """Add up; the process that solves it has a copy of the sum made."""
-        total, mean = self.totals[number], self.means[number]
-        size = total.d**2 * (2 if total.is_complex else 1)
-        flat = self.buffer[:size]
-        flat.zero_()
-        if self._sees(number):
+    def _taken(
+        self, number: int, put_together: Callable[[int], CovarianceAccumulator]
+    ) -> Share:
+        share, dtype = self.shares[number], self.totals[number].dtype
+        try:
+            return Share(put_together(number), self.units[number], dtype, share.problem)
+        except Exception as error:  # noqa: BLE001  # that of one point, not of all
+            return Share(problem=f"{status_of(error)} (rank {self.team.rank})")
+
+    def _scatters(
+        self, batch: Sequence[int], solver: int
+    ) -> Callable[[int], CovarianceAccumulator]:
+        """Add up; the process that solves them has copies of the sums made."""
+        widths = [self._width(number) for number in batch]
+        sent = self.buffer[: sum(widths)].zero_()
+        parts = dict(zip(batch, torch.split(sent, widths), strict=True))
+        for number, flat in parts.items():
+            if not self._sees(number):
+                continue
             try:
-                _add_scatter(flat, self.shares[number], mean)
+                _add_scatter(flat, self.shares[number], self.means[number])
             except Exception as error:  # noqa: BLE001  # the others wait for something
                 flat.fill_(torch.nan)
                 self.shares[number].problem = status_of(error)
-        self.team.add(flat, to=solver)
+        self.team.add(sent, to=solver)
 
-        def put_together() -> CovarianceAccumulator:
-            whole = _square(flat, total.d, total.is_complex).clone()
-            return CovarianceAccumulator.of(Moments(total.count, mean, whole))
+        def put_together(number: int) -> CovarianceAccumulator:
+            total = self.totals[number]
+            whole = _square(parts[number], total.d, total.is_complex).clone()
+            moments = Moments(total.count, self.means[number], whole)
+            return CovarianceAccumulator.of(moments)
 
         return put_together
 
     def _samples(
-        self, share: Share, total: Summary, solver: int
-    ) -> Callable[[], CovarianceAccumulator]:
+        self, batch: Sequence[int], solver: int
+    ) -> Callable[[int], CovarianceAccumulator]:
         """Bring all samples to the process that solves them."""
-        own: Tensor | None = None
-        try:
-            samples = None if share.samples is None else share.samples.samples
-            own = None if samples is None or not len(samples) else samples.cpu()
-        except Exception as error:  # noqa: BLE001  # the others wait for something
-            share.problem = status_of(error)
-        blocks = self.team.collect(own, to=solver) or []
+        own: dict[int, Tensor] = {}
+        for number in batch:
+            share = self.shares[number]
+            try:
+                samples = None if share.samples is None else share.samples.samples
+                if samples is not None and len(samples):
+                    own[number] = samples.cpu()
+            except Exception as error:  # noqa: BLE001  # the others wait for something
+                share.problem = status_of(error)
+        told = self.team.collect(own, to=solver) or []
 
-        def put_together() -> CovarianceAccumulator:
-            whole = CovarianceAccumulator(total.d)
-            for block in blocks:
-                if block is not None:
-                    whole.update(block)
+        def put_together(number: int) -> CovarianceAccumulator:
+            whole = CovarianceAccumulator(self.totals[number].d)
+            for each in told:
+                if number in each:
+                    whole.update(each[number])
             return whole
 
         return put_together

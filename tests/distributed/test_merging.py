@@ -253,3 +253,37 @@ def test_an_average_over_ranks_would_be_nan() -> None:
     parts = shards([40, 0], 8)
     each = [Moments.zeros(8).update(part).covariance() for part in parts]
     assert torch.stack(each).mean(0).isnan().all()
+
+
+def merge_many(rank: int, parts: list[Any]) -> Any:
+    """Points of all kinds at once, sent in as many pieces as one number allows."""
+    team = form_team()
+    keys = [(f"fc{n}", "output") for n in range(len(parts))]
+    shares = {k: share_of(p[rank]) for k, p in zip(keys, parts, strict=True)}
+    found = merge(team, keys, shares)
+    told = team.exchange({
+        key: share.samples.eigenvalues()
+        for key, share in found.items()
+        if share.samples
+    })
+    team.leave()
+    return [{k: v for each in told for k, v in each.items()}[key] for key in keys]
+
+
+def merge_in_pieces(rank: int, parts: list[Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merging, "SENT_TOGETHER", 1)
+        return merge_many(rank, parts)
+
+
+def test_points_that_are_sent_together_stay_apart(ranks: Ranks) -> None:
+    kinds = [([40, 40], 8), ([2, 1], 8), ([9, 30], 5), ([1, 3], 6), ([0, 7], 4)]
+    parts = [shards(sizes, d) for sizes, d in kinds]
+    parts[2] = [x.to(torch.complex64) * (1 + 0.2j * i) for i, x in enumerate(parts[2])]
+    together = ranks.run(2, merge_many, parts)[0]
+    apart = ranks.run(2, merge_in_pieces, parts)[0]
+    for found, same, pair in zip(together, apart, parts, strict=True):
+        whole = CovarianceAccumulator(pair[0].shape[1]).update(torch.cat(pair))
+        expected = whole.eigenvalues()
+        assert torch.equal(found, same)
+        assert (found - expected).abs().max() < 1e-13 * expected[0]
