@@ -93,13 +93,15 @@ def test_between_records_nobody_waits_for_the_device():
     model, x = _model().cuda(), _batch("cuda")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     sink = svdhooks.MemorySink()
-    with svdhooks.watch(model, None, every=50, probe=x, sinks=[sink]) as recorder:
-        with _no_synchronisation():
-            for _ in range(20):
-                optimizer.zero_grad()
-                model(x).square().sum().backward()
-                optimizer.step()
-                assert not recorder.step()
+    with (
+        svdhooks.watch(model, None, every=50, probe=x, sinks=[sink]) as recorder,
+        _no_synchronisation(),
+    ):
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+            assert not recorder.step()
     assert {r.status for r in sink.records if r.layer} == {"ok"}
 
 
