@@ -1,5 +1,6 @@
 """Seeds, threads and devices; the only place of the tests that reads the environment."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -18,6 +19,21 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  # models under test use it
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_collected_meanwhile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let no garbage of other tests be collected within one of hypothesis.
+
+    It watches Python's random state, from which the type checks of the test run draw:
+    those of what a forgotten recorder does at its end, too.
+    """
+    if request.node.get_closest_marker("hypothesis") is None:
+        yield
+        return
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
