@@ -220,6 +220,7 @@ def hybrid(rank: int) -> tuple[float, int, list[str]]:
     return worst, points, grams_of(model)
 
 
+@pytest.mark.slow
 def test_hybrid_shards(ranks: Ranks) -> None:
     """Hazard 21: a sum over all processes would count each row twice."""
     for worst, points, grams in ranks.run(4, hybrid):
@@ -242,6 +243,7 @@ def two_dimensions(rank: int, kind: str) -> tuple[float, int, list[str]]:
     return worst, points, grams_of(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "sequence"])
 def test_sharded_and_tensor_parallel(ranks: Ranks, kind: str) -> None:
     """Hazards 21, 22: strided shards of rows, shards of both sides."""

@@ -127,6 +127,7 @@ def test_a_fit_reads_what_one_process_would(
     assert len(written(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_fit_resumes_on_all_ranks(ranks: Ranks, tmp_path: Path) -> None:
     log_dir = str(tmp_path)
     for epochs in (1, 2, 3):

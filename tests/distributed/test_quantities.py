@@ -189,7 +189,12 @@ def train(model: Any, data: list[Tensor], recorder: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "together"), [("ddp", 2**30), ("fsdp2", 10_000), ("tp", 2**30)]
+    ("kind", "together"),
+    [
+        ("ddp", 2**30),
+        pytest.param("fsdp2", 10_000, marks=pytest.mark.slow),
+        pytest.param("tp", 2**30, marks=pytest.mark.slow),
+    ],
 )
 def test_all_quantities_are_those_of_one_process(
     ranks: Ranks, tmp_path: Path, kind: str, together: int

@@ -180,7 +180,8 @@ def test_two_processes_that_write_at_once_read_as_one_of_them(tmp_path: Path) ->
                 live = RunLog(log_dir)
             if live is not None:
                 live.refresh()
-                assert len(set(live.spectra("fc1")[1][:, 0])) <= 1
+                if live.layers:  # the file is there before its first record is
+                    assert len(set(live.spectra("fc1")[1][:, 0])) <= 1
     said = [child.communicate()[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], said
     live.refresh()

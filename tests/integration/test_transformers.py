@@ -174,6 +174,7 @@ def test_a_trainer_and_a_loop_by_hand_record_the_same(tmp_path, lengths):
     assert_same_records(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_captured_batch_is_the_first_one_of_the_training(tmp_path):
     texts, captured, given = Texts((3, 8, 5)), MemorySink(), MemorySink()
     for name, sink, options in (
@@ -263,6 +264,7 @@ def test_padding_that_is_not_masked_distorts_the_ranks(tmp_path, observe):
         assert_same_records(whole, plain, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_options_without_a_mask_keep_the_padding_out_too(tmp_path):
     last = _padded_run(
         tmp_path / "last", _to_20, probe_options=ProbeOptions(samples="last")
@@ -316,6 +318,7 @@ class Images(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"pixel_values": pixels, "labels": torch.tensor(index % 2)}
 
 
+@pytest.mark.slow
 def test_images_have_no_mask_and_need_none(tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -330,6 +333,7 @@ def test_images_have_no_mask_and_need_none(tmp_path):
     assert all(r.ok for r in sink.records)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_classifies(tmp_path):
     torch.manual_seed(0)
     model = BertForSequenceClassification(
@@ -429,6 +433,7 @@ def test_mixed_precision_is_left_to_the_training(tmp_path):
     assert naive == [torch.bfloat16]
 
 
+@pytest.mark.slow
 def test_two_trainings_with_mixed_precision_wrap_the_forward_twice(tmp_path):
     model, sinks = llama(), [MemorySink(), MemorySink()]
     for name, sink in zip("ab", sinks, strict=True):
@@ -520,6 +525,7 @@ def test_what_is_not_known_yet_stops_nothing(tmp_path):
     assert training.state.best_metric == max(seen[1:])
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_between_is_not_recorded(tmp_path):
     plain, evaluated = MemorySink(), MemorySink()
     train(tmp_path / "plain", llama(), callback=callback(plain))
@@ -534,6 +540,7 @@ def test_an_evaluation_in_between_is_not_recorded(tmp_path):
     assert_same_records(evaluated, plain)
 
 
+@pytest.mark.slow
 def test_two_callbacks_of_one_trainer_need_a_directory_each(tmp_path):
     first, second = MemorySink(), MemorySink()
     training = trainer(

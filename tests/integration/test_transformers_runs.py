@@ -35,6 +35,8 @@ from tests.hugging import (
 from tests.plain import hooks_on
 from tests.wandb_files import offline_history
 
+pytestmark = pytest.mark.slow
+
 UP = "model.layers.0.mlp.up_proj"
 
 
