@@ -200,6 +200,10 @@ def _call(
             world_size=world,
             timeout=timedelta(seconds=COLLECTIVE_SECONDS),
         )
+        # one that is through at once must not be gone before another has connected
+        board = distributed.distributed_c10d._get_default_store()
+        board.set(f"connected-{rank}", "")
+        board.wait([f"connected-{r}" for r in range(world)], timedelta(seconds=30))
         try:
             return function(rank, *args)
         finally:
