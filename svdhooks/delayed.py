@@ -239,7 +239,6 @@ class Delayed:
         self._thread, self._solver = None, INLINE
 
     def __del__(self) -> None:
-
         lost = [flight.step for flight in getattr(self, "_flights", ())]
         self._say_lost(lost, "nobody closed the recorder. Use it in a with block")
 

@@ -135,9 +135,7 @@ def scan(
         )
         quantity = WeightSpectrum()
         parts = measurer.parts([quantity], probing=False)
-        own = Outcome(
-            measurer.measure(0, [quantity], set(parts), None), (), 0.0, 0.0, 0.0
-        )
+        own = Outcome(measurer.measure(0, [quantity], set(parts), None))
         return united(team, own, parts, [], to_all=True).measured.records
     finally:
         team.leave()

@@ -1,10 +1,10 @@
 """What the Trainer of Hugging Face says of itself; nothing of it is imported here."""
 
+import functools
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from svdhooks.nested import private
 from svdhooks.reports import Reporter
 from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
+from svdhooks.trainers import in_terms_of
 
 COUNTED = (
     "what the Trainer announces by on_optimizer_step(), and it announced none: a "
@@ -150,28 +151,12 @@ def find_directory(args: Any, state: Any, chosen: str | None, trial: int) -> Pat
     return base / (state.trial_name or f"run-{trial}")
 
 
-@contextmanager
-def in_terms_of_the_trainer(directory: Path) -> Iterator[None]:
-    """Say what somebody with a Trainer can do where a directory is used already.
-
-    Args:
-        directory: Where records would go.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        FileExistsError: In place of one that speaks of ``start_step``.
-    """
-    try:
-        yield
-    except FileExistsError as error:
-        raise FileExistsError(
-            f"{directory} already holds svdhooks records of an earlier training. To "
-            "continue that one: trainer.train(resume_from_checkpoint=True). For a new "
-            "one: another output_dir, or SpectrumCallback(log_dir=...); or delete its "
-            "sub-directory 'svdhooks'."
-        ) from error
+in_terms_of_the_trainer = functools.partial(
+    in_terms_of,
+    "training",
+    "To continue that one: trainer.train(resume_from_checkpoint=True). For a new one: "
+    "another output_dir, or SpectrumCallback(log_dir=...)",
+)
 
 
 def updates_before(state: Any) -> int:

@@ -27,10 +27,10 @@ class Outcome:
     """
 
     measured: Measured
-    said: Sequence[Sequence[Said]]
-    seconds: float
-    spent: float
-    elapsed: float
+    said: Sequence[Sequence[Said]] = ()
+    seconds: float = 0.0
+    spent: float = 0.0
+    elapsed: float = 0.0
 
 
 LARGE = 2**16
@@ -54,8 +54,9 @@ def united(
         to_all: Whether all get large matrices too, such as singular vectors.
 
     Returns:
-        The same on every process, but for large matrices: all records, in the order of the parts; costs as if
-        each process had taken its share at the same time; the times of the slowest.
+        The same on every process, but for large matrices: all records, in the order of
+        the parts; costs as if each process had taken its share at the same time; the
+        times of the slowest.
     """
     matrices: dict[int, _Values] = {}
     if not (to_all or team.alone):

@@ -95,8 +95,10 @@ class WeightShare:
         Returns:
             The records of this process.
         """
-        plain = [p for p in pieces if not _needs_others(p[1])]
-        sharded = [p for p in pieces if _needs_others(p[1])]
+        plain: list[Piece] = []
+        sharded: list[Piece] = []
+        for piece in pieces:
+            (sharded if _needs_others(piece[1]) else plain).append(piece)
         records = self._gathered(sharded, measure, failed)
         for quantity, subject in plain:
             if self.owner(quantity, subject) == self._team.rank:

@@ -1,5 +1,6 @@
 """What a Lightning trainer says of itself; nothing of Lightning is imported here."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,10 +32,12 @@ def find_directory(trainer: Any, chosen: str | None) -> str | None:
 
 
 @contextmanager
-def in_terms_of_trainers(directory: str | None) -> Iterator[None]:
+def in_terms_of(before: str, remedies: str, directory: object) -> Iterator[None]:
     """Say what somebody with a trainer can do where a directory is used already.
 
     Args:
+        before: What left records there, in the trainer's words.
+        remedies: How to continue that, and how to begin another.
         directory: Where records would go.
 
     Yields:
@@ -47,11 +50,17 @@ def in_terms_of_trainers(directory: str | None) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise FileExistsError(
-            f"{directory} already holds svdhooks records of an earlier fit. To continue "
-            "that one: trainer.fit(..., ckpt_path=...). For a new one: a logger that "
-            "numbers its versions, such as the default one, or "
-            "SpectrumMonitor(log_dir=...); or delete its sub-directory 'svdhooks'."
+            f"{directory} already holds svdhooks records of an earlier {before}. "
+            f"{remedies}; or delete its sub-directory 'svdhooks'."
         ) from error
+
+
+in_terms_of_trainers = functools.partial(
+    in_terms_of,
+    "fit",
+    "To continue that one: trainer.fit(..., ckpt_path=...). For a new one: a logger that "
+    "numbers its versions, such as the default one, or SpectrumMonitor(log_dir=...)",
+)
 
 
 def check_alone(directory: str | None, others: list[str | None]) -> None:

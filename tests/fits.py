@@ -80,3 +80,27 @@ def monitor(log_dir: Any, **options: Any) -> tuple[SpectrumMonitor, MemorySink]:
     defaults = {"every_n_steps": 1, "max_overhead": None, "on_error": "raise"}
     made = SpectrumMonitor(log_dir=log_dir, sinks=[memory], **(defaults | options))
     return made, memory
+
+
+class ByHand(Fitted):
+    """Two optimisers by hand; the second makes an update at every second batch."""
+
+    raw = False
+
+    def __init__(self, raw: bool | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if raw is not None:  # past Lightning's wrappers, which then count nothing
+            self.raw = raw
+
+    def training_step(self, batch: list[Tensor], index: int) -> None:
+        for i, wrapped in enumerate(self.optimizers()):
+            optimizer = wrapped.optimizer if self.raw else wrapped
+            self.manual_backward(self(batch[0]).square().mean())
+            if i == 0 or index % 2:
+                optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        layers = self.net[0], self.net[3]
+        return [torch.optim.SGD(x.parameters(), lr=0.05) for x in layers]

@@ -231,14 +231,14 @@ def form_team() -> Team:
     if size == 1:
         return Team()
     board = _board(rank)
-    _wait_for_all(board, "here", rank, size, _EVERY_RANK)
+    _wait_for_all(board, "here", rank, size)
     error = None
     try:
         group = distributed.new_group(backend="gloo", timeout=SILENCE)
     except Exception as failure:  # noqa: BLE001  # the others have to know
         error = failure
         board.set(f"failed-{rank}", f"{type(failure).__name__}: {failure}")
-    _wait_for_all(board, "grouped", rank, size, _EVERY_RANK)
+    _wait_for_all(board, "grouped", rank, size)
     failed = [r for r in range(size) if board.check([f"failed-{r}"])]
     if failed:
         reason = board.get(f"failed-{failed[0]}").decode()
@@ -253,7 +253,7 @@ def _board(rank: int) -> Any:
     return next(board for board in boards if not board.check([f"here-{rank}"]))
 
 
-def _wait_for_all(board: Any, word: str, rank: int, size: int, advice: str) -> None:
+def _wait_for_all(board: Any, word: str, rank: int, size: int) -> None:
     board.set(f"{word}-{rank}", "")
     try:
         board.wait([f"{word}-{other}" for other in range(size)], PATIENCE)
@@ -263,7 +263,7 @@ def _wait_for_all(board: Any, word: str, rank: int, size: int, advice: str) -> N
         raise RuntimeError(
             f"svdhooks waited {PATIENCE.total_seconds():g} s for rank"
             f"{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of "
-            f"{size}. {advice}"
+            f"{size}. {_EVERY_RANK}"
         ) from error
 
 

@@ -63,23 +63,8 @@ class _LBFGS(_Loop):
     kinds = (_RememberingLBFGS,)
 
 
-class _ByHand(_Loop):
-    """Two optimisers; the second makes an update at every second batch."""
-
+class _ByHand(_Loop, fits.ByHand):
     kinds = (_Remembering, _Remembering)
-    raw = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: list[Tensor], index: int) -> None:
-        for i, wrapped in enumerate(self.optimizers()):
-            optimizer = wrapped.optimizer if self.raw else wrapped
-            self.manual_backward(self(batch[0]).square().mean())
-            if i == 0 or index % 2:
-                optimizer.step()
-            optimizer.zero_grad()
 
 
 class _Raw(_ByHand):

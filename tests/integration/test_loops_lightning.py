@@ -21,28 +21,6 @@ from svdhooks.reports import RecordingWarning
 from svdhooks.schema import SUBDIRECTORY
 from tests import fits
 
-
-class _ByHand(fits.Fitted):
-    """Two optimisers by hand; the second makes an update at every second batch."""
-
-    def __init__(self, raw: bool = False) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.raw = raw
-
-    def training_step(self, batch: list[Tensor], index: int) -> None:
-        for i, wrapped in enumerate(self.optimizers()):
-            optimizer = wrapped.optimizer if self.raw else wrapped
-            self.manual_backward(self(batch[0]).square().mean())
-            if i == 0 or index % 2:
-                optimizer.step()
-            optimizer.zero_grad()
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        layers = self.net[0], self.net[3]
-        return [torch.optim.SGD(x.parameters(), lr=0.05) for x in layers]
-
-
 # --- from fit to fit --------------------------------------------------------------------
 
 
@@ -81,12 +59,12 @@ def test_two_monitors_are_resumed_each_with_its_own_count(tmp_path):
             for i, name in enumerate("ab")
         ]
 
-    path = _saved(tmp_path, _ByHand(), *monitors())
+    path = _saved(tmp_path, fits.ByHand(), *monitors())
     state = torch.load(path, weights_only=True)["callbacks"]
     counts = [v["step"] for k, v in state.items() if "SpectrumMonitor" in k]
     assert counts == [12, 6]
     fits.trainer(*monitors(), max_epochs=2).fit(
-        _ByHand(), fits.loader(), ckpt_path=path
+        fits.ByHand(), fits.loader(), ckpt_path=path
     )
     assert svdhooks.RunLog(tmp_path / "a").steps.tolist() == list(range(0, 25, 2))
     assert svdhooks.RunLog(tmp_path / "b").steps.tolist() == list(range(0, 13, 3))
@@ -95,13 +73,13 @@ def test_two_monitors_are_resumed_each_with_its_own_count(tmp_path):
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`.*")
 def test_a_resumed_fit_counts_on_whatever_the_options_are_now(tmp_path):
     """Hazard 25: raw steps, which the trainer does not count; another interval."""
-    path = _saved(tmp_path, _ByHand(raw=True), fits.monitor(tmp_path / "a")[0])
+    path = _saved(tmp_path, fits.ByHand(raw=True), fits.monitor(tmp_path / "a")[0])
     # the companion: there is no other number to go by
     assert torch.load(path, weights_only=True)["global_step"] == 0
     for i, steps in ((0, [12, 15, 18, 21, 24]), (1, [0, 3, 6])):
         monitor, memory = fits.monitor(tmp_path / f"b{i}", every_n_steps=3, optimizer=i)
         trainer = fits.trainer(monitor, max_epochs=2)
-        trainer.fit(_ByHand(raw=True), fits.loader(), ckpt_path=path)
+        trainer.fit(fits.ByHand(raw=True), fits.loader(), ckpt_path=path)
         # nobody has counted the second optimiser before
         assert [r.step for r in memory.of("weight_spectrum", "net.0")] == steps
 

@@ -198,20 +198,6 @@ class _Late(_RowsProblem):
 # --- a thread that is slow, fails, hangs --------------------------------------------------
 
 
-@pytest.fixture
-def gate(monkeypatch):
-    """Holds the thread until it is opened."""
-    go, original = threading.Event(), _RowsProblem.solve
-
-    def solve(self):
-        go.wait(60)
-        return original(self)
-
-    monkeypatch.setattr(_RowsProblem, "solve", solve)
-    yield go
-    go.set()
-
-
 def _small() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))

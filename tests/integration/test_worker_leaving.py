@@ -12,22 +12,7 @@ from torch import nn
 
 import svdhooks
 from svdhooks import delayed, leaving
-from svdhooks.linalg.problems import _RowsProblem
 from svdhooks.reports import RecordingWarning
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Holds the thread until it is opened."""
-    go, original = threading.Event(), _RowsProblem.solve
-
-    def solve(self):
-        go.wait(60)
-        return original(self)
-
-    monkeypatch.setattr(_RowsProblem, "solve", solve)
-    yield go
-    go.set()
 
 
 def _watch(log_dir=None, **options):
