@@ -13,8 +13,10 @@ x coordinate differs from the step. Tags:
                                             method, marks, seconds, overhead); see
                                             `svdhooks.runlog.notes`
 ``svdhooks/<point>/<layer>``                float32 ``[k]``, display form of a spectrum:
-                                            singular values (``weight``, ``update`` …) or
-                                            eigenvalues (``input``, ``output`` …)
+                                            singular values (``weight``, ``update`` …),
+                                            eigenvalues (``input``, ``output`` …), or the
+                                            mean over samples of the singular values
+                                            (``jacobian``)
 ``svdhooks_full/<point>/<layer>``           ``[m]``, the spectrum as measured, only
                                             where the display form does not hold it
 ``svdhooks/measure/<point>_<field>``        float32 ``[layers]`` in the order of
@@ -22,15 +24,18 @@ x coordinate differs from the step. Tags:
 ``svdhooks/contents``                       int32, first in large Events: where each
                                             value is, and its checksum; see
                                             `svdhooks.eventfile.contents`
-``svd_<point>_<field>/<layer>``             stock scalars
+``svd_<point>_<field>/<layer>``             stock scalars: `HEADLINES`, and `ON_REQUEST`
+                                            of the quantities that were asked for
 ``svd_summary/<point>_<field>_<statistic>`` stock scalars: min, p10, median, p90 over
                                             layers
 ``svd_summary/overhead``                    stock scalar: share of the training time
 ``svd_spectrum/<layer>``                    stock histogram: index -> singular value
 ==========================================  ========================================
 
-A point is any word but the reserved ones (`RESERVED`); ``/`` and ``%`` in the names of
-points and layers are escaped, as is the first letter of a point that is a reserved word.
+A point is any word; ``/`` and ``%`` in the names of points and layers are escaped, as is
+the first letter of a point that is a reserved word (`RESERVED`). The ledger's point is one:
+it has measures and no spectrum, so that of it only ``svdhooks/measure/ledger_<field>`` and
+stock scalars are written.
 
 The length ``n`` of a spectrum is constant per layer and point, and stands in the
 content of its tag (`spectrum_content`). A covariance of few samples has fewer
@@ -86,7 +91,7 @@ RESERVED = frozenset({
     "ledger",
     "alarm",
 })
-"""Words that are no points."""
+"""Words that stand for something else where a spectrum's tag has its point."""
 HEADLINES = (
     ("weight", "stable_rank"),
     ("weight", "spectral_norm"),
@@ -94,13 +99,19 @@ HEADLINES = (
     ("output", "effective_rank"),
 )
 """Measures with a stock scalar per layer, and their statistics over layers."""
-ON_REQUEST = {
-    "token_rank": ("tokens", "effective_rank"),
-    "update_spectrum": ("update", "relative_norm"),
-    "attention_logits": ("attention_logits", "scaled_max"),
+ON_REQUEST: dict[str, tuple[tuple[str, str], ...]] = {
+    "token_rank": (("tokens", "effective_rank"),),
+    "update_spectrum": (("update", "relative_norm"),),
+    "attention_logits": (("attention_logits", "scaled_max"),),
+    # the absolute threshold moves with the scale of the weights alone
+    "local_rank": (("jacobian", "relative_local_rank"), ("jacobian", "local_rank")),
+    "ledger": (
+        ("ledger", "input_null_share"),
+        ("ledger", "nonlinearity_removed_share"),
+    ),
 }
 """The same of quantities that the user asks for by name."""
-STOCK = (*HEADLINES, *ON_REQUEST.values())
+STOCK = (*HEADLINES, *(asked for several in ON_REQUEST.values() for asked in several))
 """All measures with a stock scalar, where they are recorded."""
 
 DISPLAY_POINTS = 256

@@ -11,6 +11,26 @@ from svdhooks.record import Record
 from svdhooks.sinks._step import StepTable
 from svdhooks.sinks.summary import over_layers, point_of
 
+_TITLES = {
+    ("tokens", "effective_rank"): "effective rank within a sequence",
+    ("update", "relative_norm"): "size of updates, relative to the weights",
+    ("attention_logits", "scaled_max"): (
+        "largest attention logit for unit vectors (bound)"
+    ),
+    ("jacobian", "relative_local_rank"): (
+        "local rank, threshold relative to the largest singular value"
+    ),
+    ("jacobian", "local_rank"): (
+        "local rank, absolute threshold (moves with the scale of the weights)"
+    ),
+    ("ledger", "input_null_share"): (
+        "ledger: share of the input's variance that the weight ignores"
+    ),
+    ("ledger", "nonlinearity_removed_share"): (
+        "ledger: share of the variance that the nonlinearity removes"
+    ),
+}
+
 
 def layer_scalars(table: StepTable, records: Sequence[Record]) -> list[bytes]:
     """The headline measures of each layer.
@@ -83,9 +103,9 @@ def layout(quantities: Iterable[str] = ()) -> bytes:
     Returns:
         A value of a Summary.
     """
-    asked = [schema.ON_REQUEST[q] for q in quantities if q in schema.ON_REQUEST]
+    asked = [more for name in quantities for more in schema.ON_REQUEST.get(name, ())]
     lines, bands = [], []
-    for point, field in (*schema.HEADLINES, *asked):
+    for point, field in dict.fromkeys((*schema.HEADLINES, *asked)):
         title = _title(point, field)
         pattern = schema.stock_tag(point, field, "") + ".+"
         lines.append(Chart(title, lines=(pattern,)))
@@ -101,9 +121,5 @@ def layout(quantities: Iterable[str] = ()) -> bytes:
 
 def _title(point: str, field: str) -> str:
     """What a chart shows, for people."""
-    special = {
-        "tokens": "effective rank within a sequence",
-        "update": "size of updates, relative to the weights",
-        "attention_logits": "largest attention logit for unit vectors (bound)",
-    }
-    return special.get(point, f"{field.replace('_', ' ')} of {point}s")
+    plain = f"{field.replace('_', ' ')} of {point}s"
+    return _TITLES.get((point, field), plain)

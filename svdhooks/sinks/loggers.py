@@ -42,7 +42,7 @@ class LoggerSink:
         loggers: Objects with ``log_metrics(metrics, step=)``, or runs of Weights &
             Biases; one, or several.
         per_layer: Send the headline measures of each layer too, at most four numbers
-            per layer.
+            per layer, and those of quantities that were asked for by name.
         images: Send pictures to Weights & Biases.
         histograms: Of how many layers, spread evenly over the model, Weights & Biases
             gets a histogram of the weight's singular values.

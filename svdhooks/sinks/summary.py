@@ -75,8 +75,8 @@ class Summary:
                                                   of the headline measures
     ``svdhooks/<point>_<measure>/median``         of measures at other points, such as
                                                   tokens: as many as there is room for,
-                                                  those that come first, from every
-                                                  point in turn
+                                                  from every point in turn, those of
+                                                  `schema.STOCK` first
     ``svdhooks/overhead``                         share of the training time spent
     ``svdhooks/layers_failed``                    layers of which a measurement failed
     ============================================  ======================================
@@ -123,6 +123,8 @@ class Summary:
         for point, field in measured:
             if point not in known and (point, field) not in self._others:
                 queues.setdefault(point, []).append((point, field))
+        for queue in queues.values():
+            queue.sort(key=[*schema.STOCK, *queue].index)
         while queues and len(self._others) < self._room:
             for point in list(queues):
                 if len(self._others) < self._room:
@@ -143,7 +145,7 @@ def headline_keys(points: Iterable[str]) -> list[Key]:
 
 
 def layer_values(records: Iterable[Record]) -> dict[Key, float]:
-    """The headline measures of each layer, for those who ask for them.
+    """The headline measures of each layer, and those of what was asked for by name.
 
     Args:
         records: Of one step.
@@ -154,6 +156,6 @@ def layer_values(records: Iterable[Record]) -> dict[Key, float]:
     table = columns(records)
     return {
         (_LAYER_PREFIX, f"{point}_{field}", schema.escape(layer)): value
-        for point, field in schema.HEADLINES
+        for point, field in schema.STOCK
         for layer, value in table.get((point, field), {}).items()
     }
