@@ -1,8 +1,8 @@
 """A run shown in a notebook or terminal: a small table, sparklines, one plot."""
 
 from svdhooks.display.live import LiveView
-from svdhooks.display.overview import Source, Status
+from svdhooks.display.overview import Source, Status, bounded_steps
 from svdhooks.display.page import html
 from svdhooks.display.text import text
 
-__all__ = ["LiveView", "Source", "Status", "html", "text"]
+__all__ = ["LiveView", "Source", "Status", "bounded_steps", "html", "text"]

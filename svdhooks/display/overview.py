@@ -1,7 +1,7 @@
 """What is worth showing of a run, without saying how it looks."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +12,23 @@ HEADLINES = (
     "input_effective_rank",
     "output_effective_rank",
     "tokens_effective_rank",
+    # the absolute threshold moves with the scale of the weights alone
+    "jacobian_relative_local_rank",
+    "jacobian_local_rank",
 )
+BOUND, SKETCHED = "≥ ", "≈ "
+"""Before a lower bound, and before what a sketch estimates."""
+_TITLES = {
+    "jacobian_relative_local_rank": "local rank (relative)",
+    "jacobian_local_rank": "local rank (absolute)",
+}
+_LOWER_BOUND = "lower_bound"
+_JACOBIAN = "jacobian"
+_SIGNS = {
+    "jacobian_local_rank": BOUND,
+    # σ₁ of a sketch is a lower bound too, and the threshold with it
+    "jacobian_relative_local_rank": SKETCHED,
+}
 _MEASURES = 3
 _THOUSAND, _MILLION = 1e3, 1e6
 
@@ -21,8 +37,30 @@ _THOUSAND, _MILLION = 1e3, 1e6
 class Status(Protocol):
     """What is said of one measurement; a `Record` says it of itself."""
 
-    layer: str
-    status: str
+    @property
+    def step(self) -> int:
+        """At which step."""
+        ...
+
+    @property
+    def layer(self) -> str:
+        """Of which layer."""
+        ...
+
+    @property
+    def point(self) -> str:
+        """Of which matrix."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """Why it failed, in words."""
+        ...
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Reservations about the values."""
+        ...
 
     @property
     def ok(self) -> bool:
@@ -77,18 +115,23 @@ class Curve:
     Attributes:
         steps: ``(T,)``.
         values: ``(T,)``, NaN where a measurement failed.
+        signs: Step -> what stands before the figure, for some steps.
     """
 
     steps: NDArray[np.int64]
     values: NDArray[np.floating]
+    signs: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def ends(self) -> tuple[str, ...]:
         """The first and the last value in figures; once if there is one; or none."""
         if not len(self.values):
             return ()
-        ends = self.values[[0, -1]] if len(self.values) > 1 else self.values
-        return tuple(figure(float(value)) for value in ends)
+        ends = [0, -1] if len(self.values) > 1 else [0]
+        return tuple(
+            signed(self.signs.get(int(self.steps[i]), ""), float(self.values[i]))
+            for i in ends
+        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +179,8 @@ def overview(source: Source, rows: int) -> Overview:
         The table, layers in the model's order.
     """
     layers, steps = source.layers, source.steps
-    failures = _failures(source.events)
+    events = source.events
+    failures, bounded = _failures(events), bounded_steps(events)
     # a failure must not be among those that are left out
     first = sorted(layers, key=lambda name: name not in failures)[:rows]
     shown = [name for name in layers if name in set(first)]
@@ -148,7 +192,10 @@ def overview(source: Source, rows: int) -> Overview:
         tuple(
             Row(
                 name,
-                tuple(Curve(*source.series(name, metric)) for metric in measures),
+                tuple(
+                    Curve(*source.series(name, metric), _signs(bounded, name, metric))
+                    for metric in measures
+                ),
                 failures.get(name, ""),
             )
             for name in shown
@@ -173,6 +220,20 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= _THOUSAND else f"{value:.3g}"
 
 
+def signed(sign: str, value: float) -> str:
+    """A number with what stands before it, unless there is none."""
+    return f"{sign}{figure(value)}" if np.isfinite(value) else figure(value)
+
+
+def bounded_steps(events: Iterable[Status]) -> dict[str, set[int]]:
+    """Layer -> steps at which its local rank is marked as a lower bound."""
+    found: dict[str, set[int]] = {}
+    for event in events:
+        if event.point == _JACOBIAN and _LOWER_BOUND in event.marks:
+            found.setdefault(event.layer, set()).add(event.step)
+    return found
+
+
 def count(number: int, noun: str) -> str:
     """A number of things."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -180,7 +241,7 @@ def count(number: int, noun: str) -> str:
 
 def title_of(metric: str) -> str:
     """A measure's name in words: ``weight_stable_rank`` is "weight stable rank"."""
-    return metric.replace("_", " ")
+    return _TITLES.get(metric, metric.replace("_", " "))
 
 
 def thin(curve: Curve, most: int) -> Curve:
@@ -188,7 +249,7 @@ def thin(curve: Curve, most: int) -> Curve:
     if len(curve.steps) <= most:
         return curve
     kept = np.unique(np.rint(np.linspace(0, len(curve.steps) - 1, most)).astype(int))
-    return Curve(curve.steps[kept], curve.values[kept])
+    return Curve(curve.steps[kept], curve.values[kept], curve.signs)
 
 
 def _failures(events: Iterable[Status]) -> dict[str, str]:
@@ -200,6 +261,13 @@ def _failures(events: Iterable[Status]) -> dict[str, str]:
     return {
         layer: f"failed {len(told)}×: {told[-1]}" for layer, told in reasons.items()
     }
+
+
+def _signs(
+    bounded: Mapping[str, set[int]], layer: str, metric: str
+) -> Mapping[int, str]:
+    """Step -> what stands before the figure."""
+    return dict.fromkeys(bounded.get(layer, ()), _SIGNS.get(metric, ""))
 
 
 def _reach(steps: Sequence[int]) -> str:

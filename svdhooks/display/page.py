@@ -1,5 +1,6 @@
 """A run as HTML for a notebook's cell. Names are shown as text, whatever they are."""
 
+from collections.abc import Sequence
 from html import escape
 
 from svdhooks.display.overview import (
@@ -18,6 +19,7 @@ _PLOTTED = 200
 _STYLE = """
 .svdhooks{font:13px/1.45 system-ui,sans-serif;color:inherit;max-width:100%}
 .svdhooks p{margin:.25em 0}
+.svdhooks .sh-title{overflow-wrap:anywhere}
 .svdhooks .sh-quiet{opacity:.7}
 .svdhooks .sh-scroll{max-height:26em;overflow:auto;margin:.4em 0}
 .svdhooks table{border-collapse:collapse;margin:0;background:none;font-size:13px}
@@ -27,7 +29,7 @@ border:0;background:none;color:inherit;vertical-align:middle}
 .svdhooks tbody tr{border-top:1px solid rgba(128,128,128,.25);background:none}
 .svdhooks td.sh-layer{font-family:ui-monospace,monospace;max-width:28em;
 overflow:hidden;text-overflow:ellipsis}
-.svdhooks td.sh-number{font-variant-numeric:tabular-nums}
+.svdhooks .sh-number{font-variant-numeric:tabular-nums}
 .svdhooks td svg{vertical-align:middle;margin-right:8px;opacity:.75}
 .svdhooks .sh-failed{color:#d9534f;white-space:normal;min-width:14em}
 .svdhooks .sh-key{display:inline-block;margin-right:14px;white-space:nowrap}
@@ -67,6 +69,11 @@ def html(
         parts.append(f'<p class="sh-quiet">… and {more}</p>')
     if shown.cost:
         parts.append(f'<p class="sh-quiet">{escape(shown.cost)}</p>')
+    return wrapped(parts)
+
+
+def wrapped(parts: Sequence[str]) -> str:
+    """Pieces of HTML with the style that they need."""
     return f'<div class="svdhooks"><style>{_STYLE}</style>{"".join(parts)}</div>'
 
 
@@ -104,10 +111,10 @@ def _figure(source: Source, measure: str) -> str:
     named = [(name, curve) for name, curve in curves if len(curve.steps)]
     kept = named[:: len(named) // _PLOTTED + 1]
     drawn = plot(kept, f"{title_of(measure)} of {count(len(kept), 'layer')}")
-    return f"<p>{escape(title_of(measure))}</p>{drawn}{_key(kept)}"
+    return f"<p>{escape(title_of(measure))}</p>{drawn}{key(kept)}"
 
 
-def _key(named: list[tuple[str, Curve]]) -> str:
+def key(named: list[tuple[str, Curve]]) -> str:
     """Which colour is whose: names if there are few, else the order in the model."""
     if not named:
         return ""

@@ -44,6 +44,11 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
+def shortened(name: str) -> str:
+    """The end of a long name, which tells layers apart better than its beginning."""
+    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
+
+
 def spark(curve: Curve) -> str:
     """A curve as block characters, from 0 on; empty if it has less than two values."""
     values = thin(curve, _SPARK).values
@@ -62,7 +67,7 @@ def _table(shown: Overview) -> list[str]:
     rows = [["layer", *map(title_of, shown.measures)]]
     for row in shown.rows:
         cells = [f"{' → '.join(c.ends)}{_GAP}{spark(c)}".strip() for c in row.curves]
-        rows.append([_shortened(printable(row.layer)), *cells])
+        rows.append([shortened(printable(row.layer)), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
@@ -72,8 +77,3 @@ def _table(shown: Overview) -> list[str]:
     return [
         f"{line}{_GAP}{note}".rstrip() for line, note in zip(lines, notes, strict=True)
     ]
-
-
-def _shortened(name: str) -> str:
-    """The end of a long name, which tells layers apart better than its beginning."""
-    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"

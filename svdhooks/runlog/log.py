@@ -1,7 +1,7 @@
 """What a run recorded, read back from its event files."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,9 @@ from svdhooks import display
 from svdhooks.runlog.base import Run
 from svdhooks.runlog.derive import DerivedMeasures, Extended
 from svdhooks.runlog.frame import to_frame
+from svdhooks.runlog.histories import LedgerHistory, LocalRankHistory
 from svdhooks.runlog.known import check_known
+from svdhooks.runlog.of_layer import ledger_of, local_rank_of
 from svdhooks.runlog.scalars import Series, latest_before, scalar_series
 from svdhooks.runlog.spectra import Spectra, find_spectra
 
@@ -157,15 +159,46 @@ class RunLog(Run):
         """Which entries, from 0, the columns are: all, but for display forms alone."""
         return self._spectra(layer, point).index.copy()
 
-    def local_rank(self, layer: str) -> NoReturn:
-        """The local rank of a layer over the run; this version records none."""
-        self._check(layer)
-        raise KeyError(f"Run {self.name!r} recorded no local rank.")
+    def local_rank(self, layer: str, *, relative: bool = False) -> LocalRankHistory:
+        """The local rank of a layer over the run: ``steps, mean = log.local_rank(…)``.
 
-    def ledger(self, layer: str) -> NoReturn:
-        """The ledger of a layer over the run; this version records none."""
+        Args:
+            layer: Its name.
+            relative: Count singular values above ``eps·σ₁`` instead of ``eps``: an
+                absolute threshold moves with the scale of the weights alone.
+
+        Returns:
+            Mean, spread, samples, threshold and mean spectra at the steps at which it
+            was recorded; shows itself in a notebook.
+
+        Raises:
+            KeyError: If the run recorded none, or none of this layer.
+        """
         self._check(layer)
-        raise KeyError(f"Run {self.name!r} recorded no ledger.")
+        return local_rank_of(
+            self,
+            layer,
+            relative,
+            spectra=lambda: self.spectra(layer, "jacobian"),
+            bounds=lambda: display.bounded_steps(self.statuses(layer)).get(layer, ()),
+            run=self.name,
+        )
+
+    def ledger(self, layer: str) -> LedgerHistory:
+        """What a layer throws away, over the run: ``steps, fields = log.ledger(…)``.
+
+        Args:
+            layer: Its name.
+
+        Returns:
+            Every field as an array, ``history["input_null_share"]`` or
+            ``history.input_null_share``; shows itself in a notebook.
+
+        Raises:
+            KeyError: If the run recorded none, or none of this layer.
+        """
+        self._check(layer)
+        return ledger_of(self, layer, self.name)
 
     @property
     def scalar_tags(self) -> tuple[str, ...]:
