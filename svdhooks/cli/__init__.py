@@ -47,11 +47,19 @@ def summary(
     layers: Annotated[
         str, typer.Option("--layers", help="Only layers whose name matches this glob.")
     ] = "*",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="Globs of measures instead of the ranks, with commas between: "
+            "'ledger_*', 'weight_stable_rank,jacobian_*'.",
+        ),
+    ] = None,
 ) -> None:
     """Show every layer's ranks, first -> last, with a sparkline over training."""
     from svdhooks.cli import read
 
-    raise typer.Exit(read.summary(logdir, layers))
+    raise typer.Exit(read.summary(logdir, layers, metrics=metrics))
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """Commands that read logs; no torch."""
 
 import fnmatch
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,39 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from svdhooks.cli.columns import (
+    TREND_WIDTH,
+    chosen,
+    fitting,
+    longest,
+    spark_width,
+    title_of,
+    trend,
+)
+from svdhooks.display.overview import BOUND, SKETCHED, bounded_steps, sign_of
 from svdhooks.record import OK
 from svdhooks.runlog import RunLog, runs
 
-HEADLINES = {
-    "weight_stable_rank": "weight\nstable rank",
-    "input_effective_rank": "input\neff. rank",
-    "output_effective_rank": "output\neff. rank",
-    "tokens_effective_rank": "tokens\neff. rank",
-}
-_BARS = "▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 16
-_SHORTEST_SPARK = 4
-_TREND_WIDTH = 11
 _BORDER = 2
 _NAME_WIDTH = 24
+_SHORTEST_NAME = 12
 _SHOWN = 5
 
 
-def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
+def summary(
+    logdir: Path,
+    layers: str,
+    console: Console | None = None,
+    metrics: str | None = None,
+) -> int:
     """Print a table per run: every layer's headline ranks over training.
 
     Args:
         logdir: Directory of a run, or of several.
         layers: Glob on layer names.
         console: Where to print.
+        metrics: Globs on names of measures, with commas between, instead of the
+            headline ranks.
 
     Returns:
         Exit status.
@@ -59,52 +67,137 @@ def summary(logdir: Path, layers: str, console: Console | None = None) -> int:
         )
         return 1
     for log in found.values():
-        _print_run(log, layers, console)
+        _print_run(log, layers, metrics, console)
     return 0
 
 
-def _print_run(log: RunLog, layers: str, console: Console) -> None:
-    chosen = [name for name in log.layers if fnmatch.fnmatchcase(name, layers)]
-    columns = [m for m in HEADLINES if m in log.metrics]
+@dataclass(frozen=True)
+class _Sheet:
+    """What the tables of a run have in common.
+
+    Attributes:
+        log: The run.
+        names: Layers that match.
+        shapes: Layer -> shape in words; of those that are layers or taps.
+        states: Layer -> whether something went wrong, in a word or two.
+        bounded: Layer -> steps at which its local rank is marked as a lower bound.
+        width: Of the console.
+    """
+
+    log: RunLog
+    names: Sequence[str]
+    shapes: Mapping[str, str]
+    states: Mapping[str, str]
+    bounded: Mapping[str, set[int]]
+    width: int
+
+    @property
+    def room(self) -> int:
+        """Characters for names and measures."""
+        shape = max(longest(self.shapes.values()), len("shape"))
+        status = max(longest(self.states.values()), len("status"))
+        return self.width - shape - status - _BORDER * 3
+
+    @property
+    def column(self) -> int:
+        """Characters that a measure needs."""
+        return TREND_WIDTH + _BORDER + (2 if self.bounded else 0)
+
+
+def _print_run(log: RunLog, layers: str, metrics: str | None, console: Console) -> None:
+    names = [name for name in log.layers if fnmatch.fnmatchcase(name, layers)]
+    sheet = _Sheet(
+        log,
+        names,
+        {row["name"]: _shape(row) for row in log.meta.get("layers", [])},
+        {name: _status(log, name) for name in names},
+        bounded_steps(log.events),
+        console.width,
+    )
     steps = log.steps
     span = f"steps {steps[0]}–{steps[-1]}" if len(steps) else "no steps"
-    shapes = {row["name"]: _shape(row) for row in log.meta.get("layers", [])}
     noun = "record" if len(steps) == 1 else "records"
+    heading = f"{escape(log.name)}   [dim]{len(steps)} {noun}, {span}[/dim]"
+    columns, spared = chosen(log, metrics), list[str]()
+    room = sheet.room - min(longest(names), _SHORTEST_NAME)
+    if metrics is None:
+        columns, spared = fitting(columns, room, sheet.column)
+        console.print(_table(sheet, columns, heading))
+    else:
+        each = max(room // sheet.column, 1)
+        for first in range(0, len(columns), each):
+            console.print(_table(sheet, columns[first : first + each], heading))
+            heading = ""
+    _print_signs(sheet, columns, spared, console)
+    if metrics is not None and not columns:
+        console.print(f"{heading}\nNo measure matches --metrics. There are:")
+        console.print(f"[dim]{escape(', '.join(log.metrics))}[/dim]", soft_wrap=True)
+    _print_notes(log, names, console)
+
+
+def _table(sheet: _Sheet, columns: Sequence[str], heading: str) -> Table:
+    """A row per layer, a column per measure."""
     table = Table(
-        title=f"{escape(log.name)}   [dim]{len(steps)} {noun}, {span}[/dim]",
+        title=heading or None,
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    states = {name: _status(log, name) for name in chosen}
-    fixed = (
-        max(_longest(shapes.values()), len("shape"))
-        + max(_longest(states.values()), len("status"))
-        + (_TREND_WIDTH + _BORDER) * len(columns)
-        + _BORDER * 3
-    )
+    left = sheet.room - sheet.column * len(columns)
     # long names are folded rather than numbers cut off
-    names = max(min(_longest(chosen), _NAME_WIDTH, console.width - fixed), len("layer"))
+    names = max(min(longest(sheet.names), _NAME_WIDTH, left), len("layer"))
     table.add_column("layer", overflow="fold", min_width=names)
     table.add_column("shape", justify="right", no_wrap=True)
     for metric in columns:
-        table.add_column(HEADLINES[metric], no_wrap=True)
+        table.add_column(escape(title_of(metric)), no_wrap=True)
     table.add_column("status", no_wrap=True)
-    width = min(_spark_width(console.width - fixed - names, len(columns)), len(steps))
-    for name in chosen:
-        trends = [_finite(log, name, metric) for metric in columns]
+    width = min(spark_width(left - names, len(columns)), len(sheet.log.steps))
+    for name in sheet.names:
+        cells = [_finite(sheet.log, name, metric) for metric in columns]
         # a pair of projections is no layer and has none of these ranks
-        if name in shapes or states[name] != OK or any(len(v) for _, v in trends):
+        if (
+            name in sheet.shapes
+            or sheet.states[name] != OK
+            or any(len(values) for _, values in cells)
+        ):
             table.add_row(
                 escape(name),
-                shapes.get(name, ""),
-                *(_trend(*trend, width) for trend in trends),
-                states[name],
+                sheet.shapes.get(name, ""),
+                *(
+                    trend(*cell, width, _signs(sheet, name, metric))
+                    for cell, metric in zip(cells, columns, strict=True)
+                ),
+                sheet.states[name],
             )
-    console.print(table)
-    _print_notes(log, chosen, console)
+    return table
+
+
+def _signs(sheet: _Sheet, layer: str, metric: str) -> Mapping[int, str]:
+    """Step -> what stands before a number."""
+    return dict.fromkeys(sheet.bounded.get(layer, ()), sign_of(metric).strip())
+
+
+def _print_signs(
+    sheet: _Sheet, columns: Sequence[str], spared: Sequence[str], console: Console
+) -> None:
+    """Say what signs mean, and what there was no room for."""
+    if not sheet.bounded.keys().isdisjoint(sheet.names):
+        meanings = {SKETCHED: "an estimate", BOUND: "a lower bound"}
+        signs = {sign_of(metric) for metric in columns}
+        told = [f"{sign}{what}" for sign, what in meanings.items() if sign in signs]
+        if told:
+            console.print(
+                f"[dim]{', '.join(told)}, by some random directions of the input."
+                "[/dim]",
+                soft_wrap=True,
+            )
+    if spared:
+        console.print(
+            f"[dim]Too narrow for {', '.join(spared)}: see --metrics.[/dim]",
+            soft_wrap=True,
+        )
 
 
 def _shape(row: Mapping[str, Any]) -> str:
@@ -114,16 +207,6 @@ def _shape(row: Mapping[str, Any]) -> str:
     shape = "×".join(map(str, row["shape"]))
     blocks = max(row.get("groups", 1), row.get("experts", 0))
     return f"{blocks}·({shape})" if blocks > 1 else shape
-
-
-def _longest(texts: Iterable[str]) -> int:
-    return max(map(len, texts), default=1)
-
-
-def _spark_width(left: int, columns: int) -> int:
-    """Characters left for each sparkline; 0 if that is too few to show anything."""
-    each = left // max(columns, 1) - 1
-    return min(each, _SPARK_WIDTH) if each >= _SHORTEST_SPARK else 0
 
 
 def _print_notes(log: RunLog, chosen: list[str], console: Console) -> None:
@@ -166,50 +249,6 @@ def _finite(
         return np.empty(0, np.int64), np.empty(0)
     keep = np.isfinite(values)
     return steps[keep], np.asarray(values[keep], np.float64)
-
-
-def _trend(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> str:
-    """First -> last and a sparkline over equal spans of steps."""
-    if not len(values):
-        return "[dim]–[/dim]"
-    first, last = values[0], values[-1]
-    text = f"{_number(first):>4} → {_number(last):<4}"
-    if last < 0.5 * first:
-        text = f"[bold]{text}[/bold]"
-    return f"{text} {sparkline(steps, values, width)}" if width else text
-
-
-def _number(value: float) -> str:
-    if value == 0 or 0.01 <= abs(value) < 10000:
-        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-        return f"{value:.{digits}f}"
-    return f"{value:.0e}"
-
-
-def sparkline(
-    steps: NDArray[np.int64], values: NDArray[np.float64], width: int = _SPARK_WIDTH
-) -> str:
-    """A line of block characters, from 0 to the largest value, over equal spans.
-
-    Args:
-        steps: Increasing.
-        values: Non-negative.
-        width: Characters.
-
-    Returns:
-        The line; blank where there is no record.
-    """
-    top = float(values.max())
-    if top <= 0 or not math.isfinite(top):
-        return _BARS[0] * min(width, len(values))
-    span = max(int(steps[-1] - steps[0]), 1)
-    column = np.minimum((steps - steps[0]) * width // span, width - 1)
-    out = []
-    for i in range(width):
-        here = values[column == i]
-        level = None if not len(here) else here.mean() / top * (len(_BARS) - 1)
-        out.append(" " if level is None else _BARS[round(level)])
-    return "".join(out)
 
 
 def _status(log: RunLog, layer: str) -> str:

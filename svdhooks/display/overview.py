@@ -24,12 +24,8 @@ _TITLES = {
 }
 _LOWER_BOUND = "lower_bound"
 _JACOBIAN = "jacobian"
-_SIGNS = {
-    "jacobian_local_rank": BOUND,
-    # σ₁ of a sketch is a lower bound too, and the threshold with it
-    "jacobian_relative_local_rank": SKETCHED,
-}
 _MEASURES = 3
+_FEW, _EARLY = 5, 0.15
 _THOUSAND, _MILLION = 1e3, 1e6
 
 
@@ -220,6 +216,23 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= _THOUSAND else f"{value:.3g}"
 
 
+def sign_of(metric: str) -> str:
+    """What stands before a value whose record is marked as a lower bound."""
+    if metric.endswith("_std"):
+        return ""
+    if metric.startswith("jacobian_relative_local_rank"):
+        return SKETCHED  # σ₁ of a sketch is a lower bound, and the threshold with it
+    return BOUND if metric.startswith("jacobian_local_rank") else ""
+
+
+def log_spaced(steps: NDArray[np.number]) -> bool:
+    """Whether most records are early, so that an even axis would hide them."""
+    if len(steps) < _FEW or steps[0] > 1:
+        return False
+    middle, last = float(steps[len(steps) // 2]), float(steps[-1])
+    return middle < _EARLY * last
+
+
 def signed(sign: str, value: float) -> str:
     """A number with what stands before it, unless there is none."""
     return f"{sign}{figure(value)}" if np.isfinite(value) else figure(value)
@@ -267,7 +280,7 @@ def _signs(
     bounded: Mapping[str, set[int]], layer: str, metric: str
 ) -> Mapping[int, str]:
     """Step -> what stands before the figure."""
-    return dict.fromkeys(bounded.get(layer, ()), _SIGNS.get(metric, ""))
+    return dict.fromkeys(bounded.get(layer, ()), sign_of(metric))
 
 
 def _reach(steps: Sequence[int]) -> str:

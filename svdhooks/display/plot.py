@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.display.overview import Curve, figure, thin
+from svdhooks.display.overview import Curve, figure, log_spaced, thin
 
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_POINTS = 72, 16, 40
 _WIDTH, _HEIGHT = 640, 260
@@ -34,7 +34,7 @@ def sparkline(curve: Curve) -> str:
     finite = points.values[np.isfinite(points.values)]
     if len(finite) < 2:  # a curve has two points
         return ""
-    axes = _Axes(points.steps[[0, -1]], np.append(finite, 0.0), log=False)
+    axes = _Axes(points.steps, np.append(finite, 0.0), log=False)
     box = (1.5, 1.5, _SPARK_WIDTH - 3.0, _SPARK_HEIGHT - 3.0)
     return (
         f'<svg width="{_SPARK_WIDTH}" height="{_SPARK_HEIGHT}" '
@@ -60,7 +60,7 @@ def plot(named: Sequence[tuple[str, Curve]], label: str) -> str:
     if not len(finite):
         return "<p>Nothing to draw yet.</p>"
     log = finite.min() > 0 and finite.max() > _LOG_FROM * finite.min()
-    axes = _Axes(np.array([min(steps), max(steps)]), finite, log=bool(log))
+    axes = _Axes(np.unique(steps), finite, log=bool(log))
     lines = [
         _line(axes, curve, _BOX, shade, 1.6 if len(drawn) <= _MANY else 1.0, name)
         for (name, curve), shade in zip(drawn, colours(len(drawn)), strict=True)
@@ -76,7 +76,7 @@ class _Axes:
     """From steps and values to fractions of the width and of the height, from the top.
 
     Args:
-        steps: First and last.
+        steps: All of them, increasing; drawn as logarithms if those are even.
         values: All that are drawn, finite.
         log: Draw logarithms.
     """
@@ -90,6 +90,7 @@ class _Axes:
     ) -> None:
         self.log = log
         self.first, self.last = float(steps[0]), float(steps[-1])
+        self.early = log_spaced(steps)
         self.low, self.high = float(values.min()), float(values.max())
         if self.high == self.low:  # a flat line goes through the middle
             room = abs(self.low) * 0.1 or 1.0
@@ -98,6 +99,8 @@ class _Axes:
     def x(self, step: float) -> float:
         """Fraction of the width."""
         span = self.last - self.first
+        if self.early:  # step 0 is there, too
+            return math.log1p(step - self.first) / math.log1p(span)
         return (step - self.first) / span if span else 0.5
 
     def y(self, value: float) -> float:
@@ -151,7 +154,7 @@ def _frame(axes: _Axes, box: Box) -> str:
             f'<path d="M{left} {y:.1f}h{across}" stroke="currentColor" opacity=".15"/>',
             _number(value, left - 8, y + 4, "end"),
         ]
-    for step in _ticks(axes.first, axes.last, log=False):
+    for step in _step_ticks(axes):
         if step == int(step):
             x = left + across * axes.x(step)
             parts.append(_number(step, x, top + down + 16, "middle"))
@@ -168,6 +171,14 @@ def _number(value: float, x: float, y: float, anchor: str) -> str:
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" '
         f'fill="currentColor" opacity=".7">{figure(value)}</text>'
     )
+
+
+def _step_ticks(axes: _Axes) -> list[float]:
+    """Round steps."""
+    if not axes.early:
+        return _ticks(axes.first, axes.last, log=False)
+    powers = [10.0**p for p in range(1, math.floor(math.log10(axes.last)) + 1)]
+    return [axes.first, *powers]
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:

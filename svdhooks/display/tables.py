@@ -24,13 +24,15 @@ class Table:
     """Columns of equal length.
 
     Attributes:
-        title: What it is of; may hold anything.
+        what: What it shows.
+        layer: Of which layer; may hold anything.
         heading: What is the same of all rows.
         cells: Column -> cells.
         note: What stands beneath; may be empty.
     """
 
-    title: str
+    what: str
+    layer: str
     heading: str
     cells: Mapping[str, Sequence[str]]
     note: str = ""
@@ -48,7 +50,7 @@ def text_table(table: Table) -> str:
     rows, hidden = _rows(table)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join([
-        f"{brief(table.title)}: {table.heading}",
+        f"{table.what} of {brief(table.layer)}: {table.heading}",
         *(
             _GAP.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
             for row in rows
@@ -61,9 +63,10 @@ def text_table(table: Table) -> str:
 def html_table(table: Table, curves: Named) -> str:
     """The same as HTML, with a plot of some curves."""
     (heads, *rows), hidden = _rows(table)
+    title = f"{table.what} of {table.layer}"
     return wrapped([
-        _title(table.title, table.heading),
-        plot(curves, table.title) + key(list(curves)),
+        _title(title, table.heading),
+        plot(curves, title) + key(list(curves)),
         _table(heads, [[f"<td>{escape(cell)}</td>" for cell in row] for row in rows]),
         *(
             f'<p class="sh-quiet">{escape(said)}</p>'
@@ -73,11 +76,12 @@ def html_table(table: Table, curves: Named) -> str:
     ])
 
 
-def text_curves(title: str, heading: str, curves: Named) -> str:
+def text_curves(what: str, layer: str, heading: str, curves: Named) -> str:
     """Curves as text, one per line: first and last value, and block characters.
 
     Args:
-        title: What they are of; may hold anything.
+        what: What they show.
+        layer: Of which layer; may hold anything.
         heading: Which steps.
         curves: Their names and values.
 
@@ -90,10 +94,10 @@ def text_curves(title: str, heading: str, curves: Named) -> str:
         _GAP.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([f"{brief(title)}: {heading}", *lines])
+    return "\n".join([f"{what} of {brief(layer)}: {heading}", *lines])
 
 
-def html_curves(title: str, heading: str, curves: Named) -> str:
+def html_curves(what: str, layer: str, heading: str, curves: Named) -> str:
     """The same as HTML."""
     rows = [
         [
@@ -103,7 +107,7 @@ def html_curves(title: str, heading: str, curves: Named) -> str:
         ]
         for name, curve in curves
     ]
-    return wrapped([_title(title, heading), _table([], rows)])
+    return wrapped([_title(f"{what} of {layer}", heading), _table([], rows)])
 
 
 def brief(name: str) -> str:

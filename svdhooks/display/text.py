@@ -1,5 +1,7 @@
 """A run as plain text."""
 
+import shutil
+
 import numpy as np
 
 from svdhooks.display.overview import (
@@ -16,6 +18,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _SPARK = 12
 _NAME = 32
 _GAP = "  "
+_ENDLESS = 10_000
 
 
 def text(source: Source, *, title: str = "", rows: int = 40) -> str:
@@ -31,7 +34,7 @@ def text(source: Source, *, title: str = "", rows: int = 40) -> str:
     """
     shown = overview(source, rows)
     head = f"{printable(title)}: {shown.heading}" if title else shown.heading
-    lines = [head, *(_table(shown) if shown.rows else ())]
+    lines = [head, *(_fitted(shown) if shown.rows else ())]
     if shown.hidden:
         lines.append(f"… and {count(shown.hidden, 'more layer')}")
     if shown.cost:
@@ -63,10 +66,20 @@ def spark(curve: Curve) -> str:
     )
 
 
-def _table(shown: Overview) -> list[str]:
+def _fitted(shown: Overview) -> list[str]:
+    """The table, without sparklines where the terminal, if it is one, is too narrow."""
+    width = shutil.get_terminal_size((_ENDLESS, 0)).columns
+    lines = _table(shown)
+    return lines if max(map(len, lines)) <= width else _table(shown, sparks=False)
+
+
+def _table(shown: Overview, sparks: bool = True) -> list[str]:
     rows = [["layer", *map(title_of, shown.measures)]]
     for row in shown.rows:
-        cells = [f"{' → '.join(c.ends)}{_GAP}{spark(c)}".strip() for c in row.curves]
+        cells = [
+            f"{' → '.join(c.ends)}{_GAP}{spark(c) if sparks else ''}".strip()
+            for c in row.curves
+        ]
         rows.append([shortened(printable(row.layer)), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

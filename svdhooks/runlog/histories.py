@@ -107,7 +107,7 @@ class LocalRankHistory:
             heading += f", {count(int(counts[0]), 'sample')}"
         else:
             cells["samples"] = [str(number) for number in self.samples.tolist()]
-        return tables.Table(f"Local rank of {self.layer}", heading, cells, self._note())
+        return tables.Table("Local rank", self.layer, heading, cells, self._note())
 
     def _note(self) -> str:
         """What the sign before the numbers means."""
@@ -186,12 +186,12 @@ class LedgerHistory:
     def _repr_html_(self) -> str:
         return tables.html_curves(*self._shown())
 
-    def _shown(self) -> tuple[str, str, list[tuple[str, Curve]]]:
+    def _shown(self) -> tuple[str, str, str, list[tuple[str, Curve]]]:
         named = [
             (_in_words(name), Curve(self.steps, values))
             for name, values in self.fields.items()
         ]
-        return f"Ledger of {self.layer}", tables.reach(self.steps), named
+        return "Ledger", self.layer, tables.reach(self.steps), named
 
     def _no(self, name: str) -> str:
         return f"The ledger has no field {name!r}; it has {', '.join(self.fields)}."

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import svdhooks
 from svdhooks.cli import app, read
+from svdhooks.cli.columns import sparkline
 
 NAMES = ("[bold]x", "a/b", "100%", "[/red]", "face:smile:")
 
@@ -165,8 +166,8 @@ def test_what_holds_no_run_is_refused_with_a_reason(tmp_path, capsys, place, hin
 
 def test_a_sparkline_has_one_character_for_each_span_of_steps():
     steps = np.arange(8)
-    assert read.sparkline(steps, np.arange(8.0), 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline(steps, np.arange(8.0), 8) == "▁▂▃▄▅▆▇█"
     # nothing was recorded in the middle
-    line = read.sparkline(np.array([0, 1, 9, 10]), np.full(4, 2.0), 10)
+    line = sparkline(np.array([0, 1, 9, 10]), np.full(4, 2.0), 10)
     assert line == "██       █"
-    assert read.sparkline(steps, np.zeros(8), 4) == "▁▁▁▁"
+    assert sparkline(steps, np.zeros(8), 4) == "▁▁▁▁"
