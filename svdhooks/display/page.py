@@ -14,6 +14,7 @@ from svdhooks.display.overview import (
 from svdhooks.display.plot import colours, plot, sparkline
 
 _PLOTTED = 200
+_FEW = 4
 
 # every rule is about our own classes; notebooks style tables of their own accord
 _STYLE = """
@@ -25,7 +26,10 @@ _STYLE = """
 .svdhooks table{border-collapse:collapse;margin:0;background:none;font-size:13px}
 .svdhooks th,.svdhooks td{padding:2px 14px 2px 0;text-align:left;white-space:nowrap;
 border:0;background:none;color:inherit;vertical-align:middle}
-.svdhooks th{font-weight:600}
+.svdhooks th{font-weight:600;white-space:normal;vertical-align:bottom}
+.svdhooks .sh-many td,.svdhooks .sh-many th{padding-right:9px}
+.svdhooks .sh-many td svg{width:46px;margin-right:5px}
+.svdhooks .sh-right td,.svdhooks .sh-right th{text-align:right;padding:2px 4px 2px 14px}
 .svdhooks tbody tr{border-top:1px solid rgba(128,128,128,.25);background:none}
 .svdhooks td.sh-layer{font-family:ui-monospace,monospace;max-width:28em;
 overflow:hidden;text-overflow:ellipsis}
@@ -89,8 +93,9 @@ def _table(shown: Overview) -> str:
         if failed:
             cells.append(f'<td class="sh-failed">{escape(row.failed)}</td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
+    many = ' class="sh-many"' if len(shown.measures) > _FEW else ""
     return (
-        '<div class="sh-scroll"><table><thead><tr>'
+        f'<div class="sh-scroll"><table{many}><thead><tr>'
         f"{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )

@@ -142,9 +142,10 @@ def _title(title: str, heading: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    style = "sh-number sh-right" if heads else "sh-number"  # curves have no heads
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
     return (
-        f'<div class="sh-scroll"><table class="sh-number"><thead><tr>{head}</tr></thead>'
+        f'<div class="sh-scroll"><table class="{style}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )

@@ -17,18 +17,10 @@ _TITLES = {
     ("attention_logits", "scaled_max"): (
         "largest attention logit for unit vectors (bound)"
     ),
-    ("jacobian", "relative_local_rank"): (
-        "local rank, threshold relative to the largest singular value"
-    ),
-    ("jacobian", "local_rank"): (
-        "local rank, absolute threshold (moves with the scale of the weights)"
-    ),
-    ("ledger", "input_null_share"): (
-        "ledger: share of the input's variance that the weight ignores"
-    ),
-    ("ledger", "nonlinearity_removed_share"): (
-        "ledger: share of the variance that the nonlinearity removes"
-    ),
+    ("jacobian", "relative_local_rank"): "local rank (relative threshold)",
+    ("jacobian", "local_rank"): "local rank (absolute threshold)",
+    ("ledger", "input_null_share"): "share of the input that the weight ignores",
+    ("ledger", "nonlinearity_removed_share"): "share that the nonlinearity removes",
 }
 
 
