@@ -221,6 +221,14 @@ _NOT_IN_A_SPECTRUM = {
     "dormant_fraction": "it needs the samples, and is recorded",
 }
 
+_NO_MATRIX = {
+    "jacobian": "its spectrum is the mean over samples of the singular values of many "
+    "Jacobians, which no matrix has; what is defined of each sample is recorded as a "
+    "mean over them",
+    "ledger": "the ledger has no spectrum",
+}
+"""Points that are known, and why nothing follows from what is recorded there."""
+
 
 def why_not(field: str, point: str) -> str:
     """Why a measure does not follow from the spectra of a point.
@@ -235,7 +243,8 @@ def why_not(field: str, point: str) -> str:
     if field not in MEASURES:
         return _NOT_IN_A_SPECTRUM.get(field, f"no measure {field!r} is known")
     if point not in _BOTH:
-        return f"what the spectrum of {point!r} consists of is not known here"
+        unknown = f"what the spectrum of {point!r} consists of is not known here"
+        return _NO_MATRIX.get(point, unknown)
     measure = MEASURES[field]
     return "" if point in measure.points else measure.why
 

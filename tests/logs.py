@@ -81,6 +81,53 @@ def covariance_record(
     return Record(step, layer, "covariance", values, method="gram", point=point, **more)
 
 
+LEDGER_FIELDS = (
+    "input_null_share",
+    "input_null_dimension",
+    "nonlinearity_removed_share",
+    "negative_fraction",
+    "dead_fraction",
+    "always_on_fraction",
+    "information",
+    "information_slope",
+    "noise",
+    "count",
+)
+
+
+def jacobian_record(
+    step: int, layer: str, n: int = 6, *, sketch: bool = False, failed: bool = False
+) -> Record:
+    """Local ranks and a mean spectrum that depend on step and layer alone."""
+    random = np.random.default_rng([step, *layer.encode(), 7])
+    values = {"spectrum": np.sort(random.random(n, dtype=np.float32))[::-1]}
+    for name in ("local_rank", "relative_local_rank"):
+        low, mean, high = np.sort(random.random(3)) * n
+        ends = {"": mean, "_std": (high - low) / 3, "_min": low, "_max": high}
+        values |= {f"{name}{end}": np.asarray(value) for end, value in ends.items()}
+    for name, value in (("eps", 0.01), ("relative_eps", 0.1), ("samples", 32.0)):
+        values[name] = np.asarray(value)
+    values["directions"] = np.asarray(float(n))
+    if failed:
+        values = {name: np.full_like(value, np.nan) for name, value in values.items()}
+    return Record(
+        step,
+        layer,
+        "local_rank",
+        values,
+        status="no method serves" if failed else "ok",
+        method="forward",
+        point="jacobian",
+        marks=("lower_bound",) if sketch else (),
+    )
+
+
+def ledger_record(step: int, layer: str) -> Record:
+    random = np.random.default_rng([step, *layer.encode(), 8])
+    values = {name: np.asarray(random.random()) for name in LEDGER_FIELDS}
+    return Record(step, layer, "ledger", values, point="ledger")
+
+
 def step_records(step: int, layers: Sequence[str], n: int = 8) -> list[Record]:
     """What one step records of all layers, at three points."""
     return [

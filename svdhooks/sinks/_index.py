@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,17 @@ class Index:
         """One measure of one layer; a later record of the same step counts."""
         point, name = self._metrics[metric]
         return _by_step(self._matrices.get((layer, point), ()), name)
+
+    def spectra(self, layer: str, point: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The spectra of one matrix ``(T, n)``; shorter ones have zeros behind them."""
+        from svdhooks.runlog.spectra import pad  # loads the readers of logs
+
+        records = self._matrices.get((layer, point), ())
+        found = {r.step: r.spectrum for r in records if len(r.spectrum)}
+        steps = np.array(sorted(found), dtype=np.int64)
+        n = max(map(len, found.values()), default=0)
+        rows = [pad(found[step], n) for step in steps.tolist()]
+        return steps, np.array(rows).reshape(len(steps), n)
 
     def run_series(self, metric: str) -> Series:
         """One value of the whole run."""

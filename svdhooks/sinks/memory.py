@@ -16,6 +16,8 @@ from svdhooks.sinks._index import Index, Series
 if TYPE_CHECKING:
     import pandas as pd
 
+    from svdhooks.runlog.histories import LedgerHistory, LocalRankHistory
+
 
 @dataclass(repr=False)
 class MemorySink:
@@ -130,6 +132,50 @@ class MemorySink:
         index = self._read()
         _check("run metric", metric, index.run_metrics)
         return index.run_series(metric)
+
+    def local_rank(self, layer: str, *, relative: bool = False) -> "LocalRankHistory":
+        """The local rank of a layer over the run, as `RunLog.local_rank` gives it.
+
+        Args:
+            layer: One of ``layers``.
+            relative: Count singular values above ``eps·σ₁`` instead of ``eps``.
+
+        Returns:
+            Mean, spread, samples, threshold and mean spectra at its steps.
+
+        Raises:
+            KeyError: If none was recorded of this layer.
+        """
+        from svdhooks.runlog.of_layer import local_rank_of  # loads the readers of logs
+
+        index = self._read()
+        _check("layer", layer, index.layers)
+        return local_rank_of(
+            index,
+            layer,
+            relative,
+            spectra=lambda: index.spectra(layer, "jacobian"),
+            bounds=lambda: display.bounded_steps(index.events).get(layer, ()),
+            run="memory",
+        )
+
+    def ledger(self, layer: str) -> "LedgerHistory":
+        """What a layer throws away, over the run, as `RunLog.ledger` gives it.
+
+        Args:
+            layer: One of ``layers``.
+
+        Returns:
+            Every field as an array.
+
+        Raises:
+            KeyError: If none was recorded of this layer.
+        """
+        from svdhooks.runlog.of_layer import ledger_of  # loads the readers of logs
+
+        index = self._read()
+        _check("layer", layer, index.layers)
+        return ledger_of(index, layer, "memory")
 
     def frame(self, name: str = "memory") -> "pd.DataFrame":
         """All measures as a tidy table, as `RunLog.frame` gives it.
