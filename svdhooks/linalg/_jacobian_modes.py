@@ -153,7 +153,8 @@ def reverse(
         for part in torch.split(units, chunk or len(units)):
             covectors = part.unsqueeze(1).expand(-1, len(z), -1)
             (rows,) = pullbacks(z, [point], covectors, None)
-            parts.append(torch.einsum("rnp,knp->knr", rows.flatten(2), flat))
+            products_of_rows = torch.einsum("rnp,knp->knr", rows.flatten(2), flat)
+            parts.append(products_of_rows.to(z.dtype))
         products[name] = torch.cat(parts, -1)
     return products
 
@@ -237,7 +238,12 @@ _MODES = {"forward": forward, "double_backward": double_backward, "reverse": rev
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without vmap's warning that an operation is run for each direction by itself."""
+    """Without the warnings of PyTorch's own ways.
+
+    The first: vmap runs an operation for each direction by itself. The second: forward
+    mode, when it is first used, compiles rules by what is deprecated for users.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
+        warnings.filterwarnings("ignore", "`torch.jit.script` is", DeprecationWarning)
         yield

@@ -37,6 +37,10 @@ def jacobian_spectra(
     Raises:
         torch.linalg.LinAlgError: If a decomposition does not converge.
     """
+    if _shared(products):
+        # a first linear layer has one Jacobian for all samples
+        one = jacobian_spectra(products[:1], factor, resolution=resolution, eps=eps)
+        return one.repeat(len(products), 1)
     result = torch.float64 if products.dtype == torch.float64 else torch.float32
     if factor is not None:
         products = _solvers.double(products) @ _solvers.double(factor)
@@ -50,3 +54,10 @@ def jacobian_spectra(
         if fine.any():
             sigma[fine] = singular_values(_solvers.double(products[fine]))
     return sigma.to(result)
+
+
+def _shared(products: Tensor) -> bool:
+    """Whether all samples, more than one, have the same."""
+    if len(products) < 2 or not torch.equal(products[0], products[-1]):
+        return False
+    return torch.equal(products, products[:1].expand_as(products))

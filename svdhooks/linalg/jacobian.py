@@ -88,10 +88,10 @@ def jacobian_products(
         function: What is differentiated.
         at: Where.
         directions: The columns to multiply with; the unit vectors give ``J_l`` itself.
-        method: ``"forward"``: forward mode, batched over the directions; raises for
-            operations without a derivative of that kind, and takes opaque ones for
-            constants, which ``adjoint_errors`` shows. ``"double_backward"``: reverse
-            mode twice. ``"reverse"``: all rows, one layer after the other.
+        method: ``"forward"``: forward mode, batched over the directions.
+            ``"double_backward"``: reverse mode twice. Either raises for operations
+            without such a derivative, but takes some for constants in silence, which
+            ``adjoint_errors`` shows. ``"reverse"``: all rows, layer by layer.
         chunk: Directions (for ``"reverse"``: rows) held at once; None: all.
 
     Returns:
