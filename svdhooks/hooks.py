@@ -118,6 +118,45 @@ def observed_in_training(
 
 
 @contextmanager
+def differentiated(
+    layers: Sequence[Watched],
+    receive: Callable[[Watched, Call], None],
+    point: nn.Module | None = None,
+    change: Callable[[Any], Any] = lambda output: output,
+) -> Iterator[None]:
+    """Hand what passes ``layers`` to ``receive`` with its graph and its tangents.
+
+    Args:
+        layers: Whose calls to see.
+        receive: Called with layer and call; copies what it keeps, since a successor may
+            overwrite it in place.
+        point: A module whose output is changed before anything else sees it.
+        change: Output of ``point`` -> what takes its place.
+
+    Yields:
+        Nothing. All hooks are gone afterwards.
+    """
+    by_module: dict[int, list[Watched]] = {}
+    for layer in layers:
+        by_module.setdefault(id(layer.module), []).append(layer)
+    modules = {id(layer.module): layer.module for layer in layers}
+    if point is not None:
+        modules[id(point)] = point
+
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        found = change(output) if module is point else output
+        with _autocast_off():
+            for layer in by_module.get(id(module), ()):
+                receive(layer, Call(module, args, kwargs, found))
+        return found if module is point else None
+
+    with _forward_hooks(list(modules.values()), hook):
+        yield
+
+
+@contextmanager
 def count_calls(modules: Sequence[nn.Module]) -> Iterator[Mapping[int, int]]:
     """Count the forward calls of modules.
 
@@ -139,7 +178,7 @@ def count_calls(modules: Sequence[nn.Module]) -> Iterator[Mapping[int, int]]:
 
 @contextmanager
 def _forward_hooks(
-    modules: Sequence[nn.Module], hook: Callable[..., None]
+    modules: Sequence[nn.Module], hook: Callable[..., Any]
 ) -> Iterator[None]:
     """Keep a forward hook on modules for a while."""
     handles: list[RemovableHandle] = []
@@ -180,13 +219,14 @@ class _Uncopied:
     So a copy of the model (an EMA, a checkpoint) is not observed.
     """
 
-    def __init__(self, hook: Callable[..., None]) -> None:
+    def __init__(self, hook: Callable[..., Any]) -> None:
         self._hook = hook
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # a model that is compiled while it is observed gets nothing of ours into its graph
-        if not torch.compiler.is_compiling():
-            self._hook(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return None
+        return self._hook(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return _nothing

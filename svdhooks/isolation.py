@@ -20,7 +20,9 @@ SEED = 0
 
 
 @contextmanager
-def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[None]:
+def probe_context(
+    model: nn.Module, *, derivatives: bool = False, purpose: str = "forward"
+) -> Iterator[None]:
     """Make a forward pass on the side of training possible, then restore everything.
 
     Inside: every module is in evaluation mode (flags set one by one, so that no
@@ -39,6 +41,8 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
         model: The plain module (not a compiled or DDP wrapper).
         derivatives: Prepare for Jacobians: record graphs, and use the attention and
             RNN kernels that forward-mode differentiation knows.
+        purpose: What the pass is for: with derivatives those of one purpose gather the
+            shards of FSDP2 in the same order.
 
     Yields:
         Nothing.
@@ -55,8 +59,8 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
         stack.enter_context(_attributes(modules))
         stack.enter_context(_buffers(modules))
         # before the attributes are put back, which hold its shards
-        purpose = "derivatives" if derivatives else "forward"
-        stack.enter_context(shards_kept(model, purpose))
+        kind = f"derivatives: {purpose}" if derivatives else "forward"
+        stack.enter_context(shards_kept(model, kind))
         named = dict(model.named_parameters())
         stack.enter_context(originals_kept(named, watching=not derivatives))
         stack.enter_context(_eager())
@@ -76,22 +80,32 @@ def probe_context(model: nn.Module, *, derivatives: bool = False) -> Iterator[No
         yield
 
 
-@contextmanager
-def _random_state(with_mps: bool) -> Iterator[None]:
-    """Fix all random streams, then put them back."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+def same_randomness() -> None:
+    """Let all random streams start again; within `probe_context`, which restores them."""
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    for generator in _generators():
+        generator.manual_seed(SEED)
+
+
+def _generators() -> list[torch.Generator]:
     # default_generator, not torch.manual_seed: that one also seeds GPUs that are
     # not initialised yet, and so changes the random stream of later training
     generators = [torch.default_generator]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         generators.extend(torch.cuda.default_generators)
+    return generators
+
+
+@contextmanager
+def _random_state(with_mps: bool) -> Iterator[None]:
+    """Fix all random streams, then put them back."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    generators = _generators()
     states = [generator.get_state() for generator in generators]
     mps = torch.mps.get_rng_state() if with_mps else None
     try:
-        random.seed(SEED)
-        np.random.seed(SEED)  # noqa: NPY002
-        for generator in generators:
-            generator.manual_seed(SEED)
+        same_randomness()
         yield
     finally:
         random.setstate(python)

@@ -174,7 +174,7 @@ class ReferenceBatch:
             model: The plain module.
             forward: How to call it instead of ``model(*args, **kwargs)``.
         """
-        place = _placement(model)
+        place = placement(model)
         # copies: a model may change its input in place
         if forward is not None:
             forward(model, map_tensors(place, self.batch))
@@ -268,8 +268,15 @@ class ReferenceBatch:
         return cls(**torch.load(path, weights_only=True))
 
 
-def _placement(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A copy on the model's device; floats in its dtype where it has just one."""
+def placement(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """How a tensor of a batch enters a model.
+
+    Args:
+        model: The plain module.
+
+    Returns:
+        Gives a copy on its device; floats in its dtype where it has just one.
+    """
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     dtypes = {p.dtype for p in parameters}
     device = parameters[0].device if parameters else None

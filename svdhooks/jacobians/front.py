@@ -1,0 +1,155 @@
+"""The front door: the local rank of every layer, now."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
+from svdhooks.distributed.team import Team, TeamError, form_team
+from svdhooks.distributed.tensor_parallel import is_tensor_parallel
+from svdhooks.jacobians.differentiator import Differentiator
+from svdhooks.jacobians.local_rank import LocalRank
+from svdhooks.jacobians.options import JacobianOptions, Positions
+from svdhooks.jacobians.passes import Passes
+from svdhooks.layers import Selector, find_layers, named_modules, unwrap
+from svdhooks.layers.tap import TapChoice, Watched, find_taps
+from svdhooks.probe import Forward, ReferenceBatch
+
+
+def local_rank(
+    model: nn.Module,
+    batch: Any,
+    eps: float = 0.01,
+    *,
+    relative: bool = False,
+    layers: Selector | Sequence[Selector] | None = None,
+    taps: TapChoice | None = None,
+    forward: Forward | None = None,
+    directions: int = 64,
+    max_directions: int = 1024,
+    max_samples: int | None = None,
+    max_bytes: int = 2**28,
+    positions: Positions = "all",
+    point: str | None = None,
+    batch_axis: int | None = None,
+    refine: bool = False,
+) -> dict[str, LocalRank]:
+    """Local rank of every layer: the rank of the Jacobian from the input to its output.
+
+    ``rank(∂z_l/∂x)`` with the singular values above ``eps`` counted (Patel &
+    Shwartz-Ziv 2024), for each sample of the batch, in evaluation mode, in the dtype of
+    the model. The model and all random streams are afterwards as before. Tokens are
+    differentiated at the output of the first embedding that is called. Padding is input
+    like any other.
+
+    Args:
+        model: The model; wrappers are looked through. One that is sharded over several
+            processes by FSDP2 is measured by all of them together, each on its batch.
+        batch: Tensor; tuple of positional arguments; mapping of keyword arguments. Of
+            several floating-point tensors the first is the input.
+        eps: Singular values above it are counted.
+        relative: Count those above ``eps·σ₁``.
+        layers: Which layers: globs, module types, a predicate ``(name, module)``.
+        taps: Your name -> module whose output is measured too.
+        forward: ``(model, batch)``, for models that are called otherwise.
+        directions: Directions of a random sketch, where a full basis does not fit.
+        max_directions: The largest full basis.
+        max_samples: Of a larger batch that many, evenly spread; None: all.
+        max_bytes: Bound on what is held at once.
+        positions: Of outputs with several positions: ``"all"`` of them, side by side;
+            their ``"mean"``; or the number of one of them.
+        point: Name of the module whose output is the input, if another.
+        batch_axis: Axis of the input that holds the samples; None: found.
+        refine: Refine sketches.
+
+    Returns:
+        Layer -> local rank; NaN with a reason in ``status`` for a layer that cannot be
+        measured.
+
+    Raises:
+        ValueError: If an argument is out of range, no layer matches, the model does not
+            take the batch, or it is spread over processes in a way that cannot be
+            differentiated.
+        TypeError: If an argument is of a wrong kind.
+        RuntimeError: If a dual level of forward mode is open.
+    """
+    _check_eps(eps)
+    finest = {"resolution": eps} if relative else {"eps": eps}
+    options = JacobianOptions(
+        directions,
+        max_directions,
+        max_samples,
+        max_bytes,
+        positions,
+        point,
+        batch_axis,
+        refine,
+        **finest,
+    )
+    watched = _watched(model, layers, taps)
+    refused = _why_not(model)
+    if refused is not None:
+        raise ValueError(refused)
+    reference = ReferenceBatch.given(batch)
+    plain, together = unwrap(model), needs_all(model)
+    team = form_team() if together else Team()
+    try:
+        _try(plain, reference, forward, Passes(plain, team, together))
+        found = Differentiator(plain, forward, options, team, together).measure(
+            watched, reference
+        )
+    finally:
+        team.leave()
+    return {name: LocalRank.of(each, eps, relative) for name, each in found.items()}
+
+
+def _check_eps(eps: object) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+        raise TypeError(f"eps={eps!r}: expected a number.")
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"eps={eps}: expected a finite number, not negative.")
+
+
+def _watched(
+    model: nn.Module,
+    layers: Selector | Sequence[Selector] | None,
+    taps: TapChoice | None,
+) -> tuple[Watched, ...]:
+    table = find_layers(model, layers)
+    modules = dict(named_modules(unwrap(model)))
+    taken = {layer.name for layer in table.layers}
+    return (*table.layers, *find_taps(taps, modules, taken))
+
+
+def _why_not(model: nn.Module) -> str | None:
+    """Why a model cannot be differentiated on the side of its training."""
+    if is_tensor_parallel(model):
+        return (
+            "Local ranks of models with tensor parallelism cannot be measured: its "
+            "operations have no forward mode. Gather the model, or measure a checkpoint "
+            "of it in one process."
+        )
+    refused = why_refused(model) or why_not_probed(model)
+    return None if refused is None else f"{refused}."
+
+
+def _try(
+    model: nn.Module,
+    reference: ReferenceBatch,
+    forward: Forward | None,
+    passes: Passes,
+) -> None:
+    try:
+        with passes.open():
+            passes.make(lambda: reference.run(model, forward))
+    except TeamError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"The model does not accept the given batch: {type(error).__name__}: {error}. "
+            "Expected a batch as the model's forward takes it: a tensor; a tuple of "
+            "positional arguments; a mapping of keyword arguments; or pass "
+            "forward=(model, batch)."
+        ) from error

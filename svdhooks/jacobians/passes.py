@@ -1,0 +1,123 @@
+"""Passes through a model: of one process, or the same ones in the same order on all."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from svdhooks.distributed.team import Team, TeamError
+from svdhooks.isolation import probe_context
+from svdhooks.reports import status_of
+
+T = TypeVar("T")
+
+
+class PassFailedError(RuntimeError):
+    """A pass failed on one of the processes, and so for all.
+
+    Args:
+        reason: In words.
+        memory: Whether it was for lack of memory.
+    """
+
+    def __init__(self, reason: str, memory: bool) -> None:
+        super().__init__(reason)
+        self.memory = memory
+
+
+class Passes:
+    """Makes passes through a model on the side of its training.
+
+    Args:
+        model: The plain module.
+        team: The processes.
+        lockstep: Whether a pass communicates, so that all make each one or none does.
+    """
+
+    def __init__(self, model: nn.Module, team: Team, lockstep: bool) -> None:
+        self.lockstep = lockstep and not team.alone
+        self._model = model
+        self._team = team
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Make passes possible; nothing of them is left afterwards.
+
+        Yields:
+            Nothing.
+        """
+        if self.lockstep:  # each pass by itself: what fails is made up for at once
+            yield
+            return
+        with probe_context(self._model, derivatives=True):
+            yield
+
+    def make(self, what: Callable[[], T], purpose: str = "forward") -> T:
+        """Make one pass; where passes communicate, collective.
+
+        Args:
+            what: Calls the model once.
+            purpose: Passes of one purpose communicate in the same order.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            PassFailedError: On all processes, if it failed on one of several.
+            TeamError: If the others cannot be reached.
+        """
+        if not self.lockstep:
+            return what()
+        found: list[T] = []
+        failure: Exception | None = None
+        try:
+            with probe_context(self._model, derivatives=True, purpose=purpose):
+                found.append(what())
+        except TeamError:
+            raise
+        except Exception as error:  # noqa: BLE001  # told to the others first
+            failure = error
+        own = None if failure is None else (status_of(failure), lacks_memory(failure))
+        for rank, told in enumerate(self._team.exchange(own)):
+            if told is not None:
+                reason = f"{told[0]} (rank {rank})"
+                raise PassFailedError(reason, told[1]) from failure
+        return found[0]
+
+    def told(self, value: T) -> list[T]:
+        """What each process has; of this one alone where passes do not communicate.
+
+        Args:
+            value: What this process has; must pickle.
+
+        Returns:
+            By rank.
+        """
+        return self._team.exchange(value) if self.lockstep else [value]
+
+    def all_true(self, ok: bool) -> bool:
+        """Whether it is so on all processes that make the same passes."""
+        return all(self.told(ok))
+
+    def most(self, number: int) -> int:
+        """The largest number of those of the processes that make the same passes."""
+        return max(self.told(number))
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory.
+
+    Args:
+        error: Any.
+
+    Returns:
+        True for those of Python, of devices and of the allocator of the CPU.
+    """
+    if isinstance(error, PassFailedError):
+        return error.memory
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(x in str(error) for x in words)
+    )
