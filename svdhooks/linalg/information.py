@@ -53,7 +53,7 @@ def information_slope(eigenvalues: Spectrum, noise: float | int) -> PerSpectrum:
     Raises:
         ValueError: If the noise is not positive and finite.
     """
-    xp, ratio = _signal_to_noise(eigenvalues, noise)
+    _, ratio = _signal_to_noise(eigenvalues, noise)
     # not ratio / (1 + ratio), which is NaN where the ratio overflows; NaN stays NaN
     return (1 - 1 / (1 + ratio)).sum(axis=-1)
 

@@ -1,12 +1,13 @@
 """The ways to be measured: from a weight, between weights, from what passes the points."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool
 from torch import Tensor
 
+from svdhooks.flow import Flow
 from svdhooks.layers import Layer, LayerTable, PointValue, Samples
 from svdhooks.layers.tap import Watched
 from svdhooks.record import Record
@@ -93,6 +94,7 @@ class ProbeContext:
         expected_calls: ``id(module)`` -> calls in one forward, as counted before; 0
             where there may be any number.
         source: Whose forward it is, for statuses.
+        flow: Which layer feeds which; empty where that was not traced.
         together: Whether other processes see the rest of it: what passes is kept until
             `Unites.unite` puts it together.
     """
@@ -103,6 +105,7 @@ class ProbeContext:
     expected_calls: Mapping[int, int]
     source: str = "the probe"
     together: bool = False
+    flow: Flow = field(default_factory=Flow)
 
 
 @runtime_checkable

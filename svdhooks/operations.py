@@ -1,0 +1,231 @@
+"""What torch's functions are called, and what they do to a tensor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from svdhooks.flow import Kind
+
+_ACTIVATIONS = frozenset((
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "sigmoid",
+    "expit",
+    "logsigmoid",
+    "log_sigmoid",
+    "tanh",
+    "softplus",
+    "softsign",
+    "tanhshrink",
+    "softshrink",
+    "hardshrink",
+    "threshold",
+    "rrelu",
+    "prelu",
+    "abs",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "sin",
+    "cos",
+    "square",
+    "pow",
+    "erf",
+    "clamp",
+    "clip",
+    "clamp_min",
+    "clamp_max",
+    "maximum",
+    "minimum",
+    "where",
+    "masked_fill",
+    "sign",
+    "round",
+    "floor",
+    "ceil",
+    "reciprocal",
+    "sgn",
+    "heaviside",
+    "atan",
+    "arctan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "nan_to_num",
+    "gt",
+    "lt",
+    "ge",
+    "le",
+    "eq",
+    "ne",
+    "greater",
+    "less",
+    "greater_equal",
+    "less_equal",
+    "logical_not",
+))
+_ARITHMETIC = frozenset((
+    "add",
+    "sub",
+    "subtract",
+    "rsub",
+    "mul",
+    "multiply",
+    "div",
+    "divide",
+    "true_divide",
+    "rdiv",
+    "neg",
+    "negative",
+    "positive",
+    "truediv",
+    "rtruediv",
+    "radd",
+    "rmul",
+    "addcmul",
+    "addcdiv",
+    "lerp",
+))
+_COPIES = frozenset((
+    "to",
+    "type_as",
+    "clone",
+    "contiguous",
+    "detach",
+    "data",
+    "float",
+    "half",
+    "double",
+    "bfloat16",
+    "type",
+    "cpu",
+    "cuda",
+    "alias",
+    "as_subclass",
+))
+_RESHAPES = frozenset((
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "view_as",
+    "reshape_as",
+    "ravel",
+))
+_NORMS = frozenset((
+    "batch_norm",
+    "layer_norm",
+    "group_norm",
+    "instance_norm",
+    "rms_norm",
+    "native_layer_norm",
+    "normalize",
+    "local_response_norm",
+    "native_batch_norm",
+    "native_group_norm",
+))
+_POOLS = (
+    "max_pool",
+    "avg_pool",
+    "lp_pool",
+    "adaptive_max_pool",
+    "adaptive_avg_pool",
+    "fractional_max_pool",
+)
+_NO_VALUES = frozenset((
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_tensor",
+))
+
+
+def name_of(function: Any) -> str:
+    """What an operation is called, in all its forms.
+
+    Args:
+        function: A function, method or property of torch.
+
+    Returns:
+        ``"relu"`` of ``relu``, ``relu_``, ``Tensor.relu`` and ``aten.relu.default``.
+    """
+    name = getattr(function, "__name__", None) or type(function).__name__
+    if name in {"__get__", "__set__"}:  # of a property such as Tensor.T
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    name = str(name).partition(".")[0]
+    if name.startswith("__") and name.endswith("__"):
+        inner = name.strip("_")
+        return inner[1:] if inner in _IN_PLACE else inner
+    return name.rstrip("_") or name
+
+
+_IN_PLACE = frozenset((
+    "iadd",
+    "isub",
+    "imul",
+    "idiv",
+    "itruediv",
+    "ipow",
+))
+
+
+def makes_no_use_of_values(name: str) -> bool:
+    """Whether a result depends on the shapes of tensors alone."""
+    return name in _NO_VALUES
+
+
+def kind_of(
+    name: str,
+    shape: tuple[int, ...],
+    data: Sequence[Tensor],
+    constants: Sequence[Tensor],
+) -> Kind:
+    """What kind of operation it is.
+
+    Args:
+        name: As `name_of` says.
+        shape: Of the result.
+        data: Tensors that entered and depend on an input.
+        constants: Those that do not.
+
+    Returns:
+        ``"activation"`` and ``"arithmetic"`` only where it works number by number.
+    """
+    if name in _COPIES:
+        return "copy"
+    if name in _RESHAPES:
+        return "reshape"
+    if name in _NORMS:
+        return "normalisation"
+    if name.startswith(_POOLS):
+        return "pooling"
+    if name not in _ACTIVATIONS | _ARITHMETIC:
+        return "other"
+    single = name == "prelu" or all(x.numel() == 1 for x in constants)
+    if not single or any(tuple(x.shape) != shape for x in data):
+        return "other"
+    return "activation" if name in _ACTIVATIONS else "arithmetic"
