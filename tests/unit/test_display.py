@@ -10,14 +10,20 @@ import pytest
 
 import svdhooks
 from svdhooks import display
-from svdhooks.display.overview import Curve, figure, thin
+from svdhooks.display.overview import Curve, figure, log_spaced, thin
 from svdhooks.display.plot import colours, plot, sparkline
 from svdhooks.display.text import spark
 from svdhooks.record import Record
 from svdhooks.sinks.memory import MemorySink
 from svdhooks.sinks.readable import source_of
 from svdhooks.sinks.tensorboard import TensorBoardSink
-from tests.logs import run_record, step_records, write_run
+from tests.logs import (
+    covariance_record,
+    jacobian_record,
+    run_record,
+    step_records,
+    write_run,
+)
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -36,12 +42,14 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str | None]] = []
         self.text: list[str] = []
         self.open: list[str] = []
+        self.classes: list[tuple[str, str | None]] = []
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
+        self.classes.append((tag, dict(attrs).get("class")))
         self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -50,6 +58,11 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def classes_of(self, tag: str) -> str:
+        """The classes of the elements of a kind."""
+        found = [c or "" for t, c in self.classes if t == tag]
+        return " ".join(found)
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -303,3 +316,82 @@ def test_a_live_view_waits_between_two_drawings():
     view = display.LiveView(_run(1.0), seconds=1.0, clock=clock)
     view._handle = SimpleNamespace(update=lambda _: None)
     assert [view.update(now=False) for _ in range(3)] == [True, False, True]
+
+
+# --- what was asked for by name ---------------------------------------------------------
+
+
+def _asked() -> MemorySink:
+    """Weights at even steps; local ranks at few, more and more apart; one by a sketch."""
+    memory = MemorySink()
+    for step in (*EARLY, *range(2000, 10_001, 2000)):
+        memory.write([run_record(step), _record(step, "fc1", step + 1.0)])
+    for step in EARLY:
+        memory.write([jacobian_record(step, name) for name in ("fc1", "fc2")])
+        memory.write([jacobian_record(step, "sketched", sketch=step > 0)])
+    return memory
+
+
+EARLY = (0, 1, 10, 100, 1000, 10_000)
+
+
+def _ends(layer: str, metric: str) -> list[str]:
+    return [figure(jacobian_record(s, layer).measures[metric]) for s in (0, 10_000)]
+
+
+def test_local_ranks_are_shown_first_to_last_the_relative_one_before():
+    head, fc1, *_, sketched = display.text(_asked()).splitlines()[1:]
+    assert head.split("  ")[0].strip() == "layer"
+    assert head.index("local rank (relative)") < head.index("local rank (absolute)")
+    relative, absolute = "relative_local_rank", "local_rank"
+    for metric in (relative, absolute):
+        assert " → ".join(_ends("fc1", metric)) in fc1
+    first, last = _ends("sketched", absolute)
+    assert f"{first} → ≥ {last}" in sketched  # the first was complete
+    first, last = _ends("sketched", relative)
+    assert f"{first} → ≈ {last}" in sketched
+    assert "≥" not in fc1
+    page = Page(display.html(_asked()))
+    assert f"{first} → ≈ {last}" in page.text
+
+
+def test_a_terminal_that_is_too_narrow_gets_no_sparklines(monkeypatch):
+    wide = display.text(_asked())
+    assert "█" in wide
+    monkeypatch.setenv("COLUMNS", "70")
+    narrow = display.text(_asked())
+    assert "█" not in narrow
+    assert " → ".join(_ends("fc1", "local_rank")) in narrow
+    monkeypatch.setenv("COLUMNS", "300")
+    assert display.text(_asked()) == wide
+
+
+@pytest.mark.parametrize(
+    ("steps", "early"),
+    [
+        (EARLY, True),
+        ((1, *EARLY[2:]), True),
+        (range(0, 1000, 10), False),
+        ((0, 1, 9, 10), False),  # a gap
+        ((500, 501, 502, 503, 9000), False),  # resumed
+        ((), False),
+    ],
+)
+def test_steps_are_drawn_as_logarithms_where_most_are_early(steps, early):
+    steps = np.array(steps, dtype=np.int64)
+    assert log_spaced(steps) == early
+    if len(steps) > 1 and early:
+        drawn = plot([("fc1", Curve(steps, np.arange(1.0, len(steps) + 1)))], "")
+        places = re.findall(r'points="([^"]+)"', drawn)[0].split()
+        across = [float(place.split(",")[0]) for place in places]
+        gaps = np.diff(across)
+        assert gaps.min() > 0.25 * gaps.max()  # on an even axis 1e-4
+        assert ">10<" in drawn
+        assert ">1,000<" in drawn
+
+
+def test_a_table_of_many_measures_has_narrower_columns():
+    memory = _asked()
+    memory.write([covariance_record(0, "fc1", point) for point in ("input", "output")])
+    assert "sh-many" in Page(display.html(memory)).classes_of("table")
+    assert "sh-many" not in Page(display.html(_asked())).classes_of("table")

@@ -14,7 +14,16 @@ from typer.testing import CliRunner
 
 import svdhooks
 from svdhooks.cli import app, read
-from svdhooks.cli.columns import sparkline
+from svdhooks.cli.columns import number, sparkline
+from svdhooks.sinks.tensorboard import TensorBoardSink
+from tests.logs import (
+    LEDGER_FIELDS,
+    jacobian_record,
+    ledger_record,
+    meta_record,
+    step_records,
+    weight_record,
+)
 
 NAMES = ("[bold]x", "a/b", "100%", "[/red]", "face:smile:")
 
@@ -39,10 +48,12 @@ def _record(log_dir: Path, model: nn.Module, steps: int = 3, **options: int) -> 
             recorder.step()
 
 
-def _summary(logdir: Path, layers: str = "*", width: int = 100) -> str:
+def _summary(
+    logdir: Path, layers: str = "*", width: int = 100, metrics: str | None = None
+) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, emoji=False)
-    assert read.summary(logdir, layers, console) == 0
+    assert read.summary(logdir, layers, console, metrics) == 0
     return out.getvalue()
 
 
@@ -171,3 +182,80 @@ def test_a_sparkline_has_one_character_for_each_span_of_steps():
     line = sparkline(np.array([0, 1, 9, 10]), np.full(4, 2.0), 10)
     assert line == "██       █"
     assert sparkline(steps, np.zeros(8), 4) == "▁▁▁▁"
+
+
+# --- what was asked for by name ----------------------------------------------------------
+
+
+def _asked(log_dir: Path, names: tuple[str, ...] = NAMES) -> None:
+    """Local rank at few steps, of the second layer by a sketch; the ledger at others."""
+    sink = TensorBoardSink(log_dir)
+    sink.write([meta_record(names)])
+    for step in range(0, 1001, 20):
+        found = step_records(step, names)
+        if step in {0, 20, 60, 200, 1000}:
+            found += [
+                jacobian_record(step, name, sketch=name == "a/b") for name in names
+            ]
+        found += [ledger_record(step, name) for name in names]
+        sink.write(found)
+    sink.close()
+
+
+def _shown(step: int, name: str, metric: str) -> str:
+    value = jacobian_record(step, name).measures[metric]
+    return f"{value:.2f}"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+def test_local_ranks_are_shown_first_to_last_where_there_is_room(tmp_path, width):
+    _asked(tmp_path)
+    text = _summary(tmp_path, width=width)
+    assert all(len(line) <= width for line in text.splitlines()[:12])
+    rows = dict(zip(NAMES, _rows(text), strict=True))
+    relative = [_shown(s, "100%", "relative_local_rank") for s in (0, 1000)]
+    assert " → ".join(relative) in rows["100%"]
+    absolute = [_shown(s, "100%", "local_rank") for s in (0, 1000)]
+    assert (" → ".join(absolute) in rows["100%"]) == (width >= 120)
+    assert ("Too narrow for" in text) == (width < 120)
+    sketched = [_shown(s, "a/b", "local_rank") for s in (0, 1000)]
+    assert (f"≥{sketched[0]} → ≥{sketched[1]}" in rows["a/b"]) == (width >= 120)
+    assert "≈" in rows["a/b"]
+    assert "≈" not in rows["100%"]
+    assert "random directions of the input" in text
+    assert "ledger" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_any_measure_is_shown_on_request(tmp_path, width):
+    _asked(tmp_path, ("fc1", "fc2"))
+    text = _summary(tmp_path, width=width, metrics="ledger_*, nothing")
+    assert all(len(line) <= width for line in text.splitlines()[:6])
+    shown = re.findall(r"(\S+) +→ +(\S+)", text)
+    expected = [
+        tuple(number(ledger_record(s, name).measures[field]) for s in (0, 1000))
+        for field in LEDGER_FIELDS
+        for name in ("fc1", "fc2")
+    ]
+    assert sorted(shown) == sorted(expected)
+    assert "stable rank" not in text
+
+
+def test_measures_that_follow_from_spectra_are_shown_too(tmp_path):
+    _asked(tmp_path, ("fc1",))
+    (row,) = _rows(_summary(tmp_path, metrics="weight_nuclear_ratio"))
+    sigma = weight_record(0, "fc1").spectrum
+    assert f"{sigma.sum() / sigma[0]:.2f}" in row
+
+
+def test_a_glob_that_matches_no_measure_is_answered_with_those_there_are(tmp_path):
+    _asked(tmp_path, ("fc1",))
+    text = _summary(tmp_path, metrics="nothing*")
+    assert "No measure matches --metrics" in text
+    assert "ledger_input_null_share" in text
+
+
+def test_a_sparkline_of_early_steps_gives_each_record_its_share():
+    steps = np.array([0, 1, 2, 5, 10, 100, 1000, 10000])
+    assert sparkline(steps, np.arange(8.0), 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline(steps, np.arange(8.0), 40) == "▁▂▃▄▅▆▇█"

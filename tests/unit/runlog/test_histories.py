@@ -55,9 +55,12 @@ def remember(log_dir: Path) -> MemorySink:
     return memory
 
 
-@pytest.fixture(params=[write, remember], ids=["log", "memory"])
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> RunLog | MemorySink:
-    return request.param(tmp_path)
+@pytest.fixture(scope="module", params=[write, remember], ids=["log", "memory"])
+def source(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> RunLog | MemorySink:
+    """What was recorded, to be read in both ways."""
+    return request.param(tmp_path_factory.mktemp("run"))
 
 
 # --- local rank ------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def test_other_quantities_at_other_steps_leave_no_gap(tmp_path):
     assert RunLog(tmp_path).local_rank("fc1").steps.tolist() == [0, 20]
 
 
-def test_a_spectrum_of_another_length_stands_at_its_own_step(source, tmp_path):
+def test_a_spectrum_of_another_length_stands_at_its_own_step(tmp_path):
     sink = TensorBoardSink(tmp_path / "other")
     memory = MemorySink()
     for step, n in ((0, 4), (10, 6)):
