@@ -8,24 +8,19 @@ from torch import nn
 
 from svdhooks.distributed.attempt import Attempt
 from svdhooks.distributed.meeting import Turn
-from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team
 from svdhooks.flow import Flow
-from svdhooks.hooks import count_calls, observed
+from svdhooks.hooks import observed
 from svdhooks.isolation import probe_context
-from svdhooks.layers import Layer, PointValue, samples_of
-from svdhooks.layers.tap import Tap, Watched
-from svdhooks.nested import tensors_in
+from svdhooks.layers import PointValue, samples_of
+from svdhooks.layers.tap import Watched
 from svdhooks.observing import Observation, OfPoints, report_idle
 from svdhooks.passes import within_bounds
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.record import Record
+from svdhooks.rehearsal import CHANGED, Rehearser
 from svdhooks.reports import Reporter, status_of
-from svdhooks.tracing import Tracer
-
-_IN_PLACE = "changes parameters in place"
-"""What `originals_kept` says of a model that must not be run again."""
 
 
 class Probe:
@@ -65,7 +60,7 @@ class Probe:
         self._exhausted = exhausted
         self._team = team
         self._calls: Mapping[int, int] = {}
-        self._traceable = True
+        self._rehearser = Rehearser(model, forward, options.mask, team)
 
     @property
     def rehearsed(self) -> bool:
@@ -87,19 +82,9 @@ class Probe:
         Raises:
             Exception: Whatever the model or the mask raises.
         """
-        reference.mask(self._options.mask, self._model)
-        traceable = self._traceable
-        try:
-            features, calls = self._rehearse(reference, watched)
-        except Exception as error:
-            if not traceable or self._traceable or _IN_PLACE in str(error):
-                raise
-            if needs_all(self._model):  # others wait: without it at the next record
-                raise
-            # it may be the tracing: without it, once more
-            features, calls = self._rehearse(reference, watched)
-        self._calls = calls
-        silent = [x.name for x in watched if not calls[id(x.module)]]
+        found = self._rehearser.run(reference, watched)
+        self._calls, self.flow = found.calls, found.flow
+        silent = [x.name for x in watched if not self._calls[id(x.module)]]
         self.silent = frozenset(silent)
         if silent:
             self._reporter.note(
@@ -108,42 +93,7 @@ class Probe:
                 f"{', '.join(silent[:8])}{', …' if len(silent) > 8 else ''}: their "
                 "weights are recorded, their inputs and outputs cannot be seen.",
             )
-        return features
-
-    def _rehearse(
-        self, reference: ReferenceBatch, watched: Sequence[Watched]
-    ) -> tuple[dict[str, int], dict[int, int]]:
-        """Run once; how wide the taps are, and who is called how often."""
-        features: dict[str, int] = {}
-
-        def receive(tap: Watched, values: Mapping[str, PointValue]) -> None:
-            features[tap.name] = samples_of(values["output"]).shape[-1]
-
-        def fail(tap: Watched, error: Exception) -> None:
-            """A tap that cannot be read says so in its records."""
-
-        taps = [x for x in watched if isinstance(x, Tap)]
-        layers = [x for x in watched if isinstance(x, Layer)]
-        with (
-            probe_context(self._model),
-            count_calls([x.module for x in watched]) as calls,
-            observed(taps, receive, fail),
-        ):
-            self.flow = self._traced(reference, layers)
-        return features, dict(calls)
-
-    def _traced(self, reference: ReferenceBatch, layers: Sequence[Layer]) -> Flow:
-        """Run the model, and follow its tensors from layer to layer."""
-        if not self._traceable:
-            reference.run(self._model, self._forward)
-            return Flow()
-        given = (reference.batch, reference.args, dict(reference.kwargs))
-        tracer = Tracer(self._model, layers, tensors_in(given))
-        self._traceable = False  # unless it goes well
-        with observed(tracer.watched, tracer.receive, tracer.fail), tracer:
-            reference.run(self._model, self._forward)
-        self._traceable = True
-        return tracer.flow()
+        return dict(found.features)
 
     def count_samples(
         self, reference: ReferenceBatch, watched: Sequence[Watched]
@@ -287,7 +237,7 @@ class Probe:
         return Observation(of_points, context, self._reporter, self._exhausted)
 
     def _report_failed(self, error: Exception, step: int) -> None:
-        if _IN_PLACE in str(error):
+        if CHANGED in str(error):
             self.refused = str(error)
         self._reporter.problem(
             "probe",
