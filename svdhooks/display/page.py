@@ -7,8 +7,10 @@ from svdhooks.display.overview import (
     Curve,
     Overview,
     Source,
+    bounded_steps,
     count,
     overview,
+    sign_of,
     title_of,
 )
 from svdhooks.display.plot import colours, plot, sparkline
@@ -116,7 +118,9 @@ def _figure(source: Source, measure: str) -> str:
     named = [(name, curve) for name, curve in curves if len(curve.steps)]
     kept = named[:: len(named) // _PLOTTED + 1]
     drawn = plot(kept, f"{title_of(measure)} of {count(len(kept), 'layer')}")
-    return f"<p>{escape(title_of(measure))}</p>{drawn}{key(kept)}"
+    sketched = bounded_steps(source.events) if sign_of(measure) else {}
+    sign = f" ({sign_of(measure).strip()}: by random directions)" if sketched else ""
+    return f"<p>{escape(title_of(measure))}{sign}</p>{drawn}{key(kept)}"
 
 
 def key(named: list[tuple[str, Curve]]) -> str:

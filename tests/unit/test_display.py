@@ -351,8 +351,9 @@ def test_local_ranks_are_shown_first_to_last_the_relative_one_before():
     first, last = _ends("sketched", relative)
     assert f"{first} → ≈ {last}" in sketched
     assert "≥" not in fc1
-    page = Page(display.html(_asked()))
+    page = Page(display.html(_asked(), measure="jacobian_local_rank"))
     assert f"{first} → ≈ {last}" in page.text
+    assert "local rank (absolute) (≥: by random directions)" in page.text
 
 
 def test_a_terminal_that_is_too_narrow_gets_no_sparklines(monkeypatch):

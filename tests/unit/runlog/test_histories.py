@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from svdhooks.runlog.histories import LedgerHistory, LocalRankHistory
 from svdhooks.sinks.memory import MemorySink
 from svdhooks.sinks.tensorboard import TensorBoardSink
 from tests.logs import (
+    LEDGER_FIELDS,
     jacobian_record,
     ledger_record,
     meta_record,
@@ -23,6 +25,22 @@ from tests.logs import (
 )
 from tests.unit.test_display import Page
 
+LOCAL_RANK_FIELDS = (
+    "local_rank",
+    "relative_local_rank",
+    "effective_rank",
+    "stable_rank",
+    "spectral_norm",
+    "frobenius_norm",
+    "weight_rank",
+    "relative_weight_rank",
+    "weight_stable_rank",
+    "rank_bound",
+    "eps",
+    "relative_eps",
+    "samples",
+    "directions",
+)
 STEPS = [0, 1, 3, 10, 31, 100, 316, 1000]
 LONG = "λ" * 10_000
 LAYERS = ["fc1", "fc2", "head/<b>%ü", LONG]
@@ -280,3 +298,10 @@ def test_the_ledger_needs_no_spectrum_and_no_tag_of_its_own(tmp_path):
     assert "ledger" in schema.RESERVED
     assert isinstance(log.ledger("fc2"), LedgerHistory)
     assert isinstance(log.local_rank("fc2"), LocalRankHistory)
+
+
+def test_every_field_is_explained():
+    text = (Path(__file__).parents[3] / "docs" / "measures.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert {*LEDGER_FIELDS, *LOCAL_RANK_FIELDS} <= named
