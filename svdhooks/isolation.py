@@ -62,7 +62,7 @@ def probe_context(
         kind = f"derivatives: {purpose}" if derivatives else "forward"
         stack.enter_context(shards_kept(model, kind))
         named = dict(model.named_parameters())
-        stack.enter_context(originals_kept(named, watching=not derivatives))
+        stack.enter_context(originals_kept(named))
         stack.enter_context(_eager())
         stack.enter_context(_plain_kernels(modules, derivatives))
         stack.enter_context(_inline_checkpoints())
@@ -193,13 +193,25 @@ def _plain_kernels(modules: list[nn.Module], derivatives: bool) -> Iterator[None
             backend = torch.nn.attention.SDPBackend.MATH
             stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
             if any(isinstance(module, nn.RNNBase) for module in modules):
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(_without_mkldnn())
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    # torch.backends.mkldnn.flags also sets what is there for other devices only, and
+    # warns of it
+    before = torch._C._get_mkldnn_enabled()
+    try:
+        torch._C._set_mkldnn_enabled(False)
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 class _InlineCheckpoint:

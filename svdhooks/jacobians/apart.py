@@ -28,6 +28,7 @@ APART = (
     "the samples of the batch cannot be told apart in its output, and the batch cannot "
     "be taken apart; give a batch of a single sample"
 )
+UNMOVED = "its output does not depend on the input point"
 
 _ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """How far outputs of the same samples may be apart, batched and not, relative to all; 16
@@ -75,6 +76,8 @@ class Apart:
             length = base[name].tensor.shape[:1].numel()
             if layout == "unmoved" and length % study.n == 0:
                 layout = Layout(0)  # whose is what does not matter where all is zero
+            elif layout == "unmoved":
+                study.reasons[name] = UNMOVED
             if isinstance(layout, Layout):
                 self._arrange(study, name, layout, base[name], study.n)
         study.way = self._way(study, base)

@@ -96,6 +96,7 @@ class Differentiator:
         same = self._passes.all_true(key == self._key)
         if self._study is None or not same or self._study.fleeting:
             self._key = None
+            self._passes.each = self._passes.lockstep
             student = Student(
                 self._perturbable, reference, watched, self._options, self._passes
             )

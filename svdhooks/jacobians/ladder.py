@@ -35,11 +35,17 @@ class Ladder:
     Args:
         passes: Makes the passes.
         make: Names of layers -> the function of their outputs, and where to differentiate.
+        writes: Whether the model changes its parameters: within forward mode that ends
+            the process.
     """
 
     def __init__(
-        self, passes: Passes, make: Callable[[Sequence[str]], tuple[Function, Tensor]]
+        self,
+        passes: Passes,
+        make: Callable[[Sequence[str]], tuple[Function, Tensor]],
+        writes: bool = False,
     ) -> None:
+        self._writes = writes
         self._passes = passes
         self._make = make
 
@@ -87,6 +93,8 @@ class Ladder:
         """Why a method is wrong for each layer; None if it is right."""
         if not names:
             return {}
+        if self._writes and method == "forward":
+            return dict.fromkeys(names, "the forward changes parameters")
         try:
             own = self._checked(method, names)
         except TeamError:

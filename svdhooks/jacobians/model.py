@@ -1,7 +1,7 @@
 """One call of a model with something added at its input point."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,28 @@ class Perturbable:
         if not seen:
             raise RuntimeError(f"the forward does not call the module {point.name!r}")
         return seen[0].detach().clone()
+
+    def changes(self, reference: ReferenceBatch) -> tuple[bool, bool]:
+        """Call the model once, and look whether it writes to itself.
+
+        Args:
+            reference: The batch.
+
+        Returns:
+            Whether it changes parameters; whether buffers. Those that a context around
+            this puts back afterwards count.
+        """
+
+        def states(tensors: Iterable[Tensor]) -> list[tuple[int, int, int]]:
+            return [(id(t), t._version, t.data_ptr()) for t in tensors]
+
+        def now() -> list[list[tuple[int, int, int]]]:
+            return [states(self.model.parameters()), states(self.model.buffers())]
+
+        before = now()
+        reference.run(self.model, self._forward)
+        parameters, buffers = (a != b for a, b in zip(before, now(), strict=True))
+        return parameters, buffers
 
     def outputs(
         self,

@@ -34,10 +34,15 @@ class Passes:
         model: The plain module.
         team: The processes.
         lockstep: Whether a pass communicates, so that all make each one or none does.
+
+    Attributes:
+        lockstep: The same, for several processes.
+        each: Whether the model is put back as it was after each pass.
     """
 
     def __init__(self, model: nn.Module, team: Team, lockstep: bool) -> None:
         self.lockstep = lockstep and not team.alone
+        self.each = self.lockstep
         self._model = model
         self._team = team
 
@@ -52,6 +57,14 @@ class Passes:
             yield
             return
         with probe_context(self._model, derivatives=True):
+            yield
+
+    @contextmanager
+    def _one(self, purpose: str) -> Iterator[None]:
+        if not self.each:
+            yield
+            return
+        with probe_context(self._model, derivatives=True, purpose=purpose):
             yield
 
     def make(self, what: Callable[[], T], purpose: str = "forward") -> T:
@@ -69,11 +82,12 @@ class Passes:
             TeamError: If the others cannot be reached.
         """
         if not self.lockstep:
-            return what()
+            with self._one(purpose):
+                return what()
         found: list[T] = []
         failure: Exception | None = None
         try:
-            with probe_context(self._model, derivatives=True, purpose=purpose):
+            with self._one(purpose):
                 found.append(what())
         except TeamError:
             raise

@@ -17,6 +17,7 @@ from svdhooks.linalg.jacobian import (
     orthonormal_directions,
     refined_spectra,
 )
+from svdhooks.originals import unwatched
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,7 @@ def of_products(
     found = {}
     for name in list(products):
         held = products.pop(name)
-        sigma = jacobian_spectra(
-            held, factor, resolution=options.resolution, eps=options.eps
-        )
-        frobenius = sigma.double().square().sum(-1).sqrt()
+        sigma, frobenius = _solved(held, factor, options)
         error = None
         if k < inputs:
             frobenius = frobenius * (inputs / k) ** 0.5
@@ -80,6 +78,17 @@ def of_products(
                 sigma, error = refined.sigma, refined.error
         found[name] = _held(sigma, frobenius, error, k == inputs, k)
     return found
+
+
+def _solved(
+    held: Tensor, factor: Tensor | None, options: JacobianOptions
+) -> tuple[Tensor, Tensor]:
+    """Singular values and norms."""
+    with unwatched():
+        sigma = jacobian_spectra(
+            held, factor, resolution=options.resolution, eps=options.eps
+        )
+        return sigma, sigma.double().square().sum(-1).sqrt()
 
 
 def of_rows(
@@ -109,8 +118,8 @@ def of_rows(
         rows, (outputs,), dtype=at.dtype, device=at.device
     )
     found = jacobian_rows(function, at, name, covectors, chunk).flatten(2)
-    sigma = jacobian_spectra(found, resolution=options.resolution, eps=options.eps)
-    norm = sigma.double().square().sum(-1).sqrt() * (outputs / rows) ** 0.5
+    sigma, norm = _solved(found, None, options)
+    norm = norm * (outputs / rows) ** 0.5
     return {name: _held(sigma, norm, None, rows == outputs, rows)}
 
 

@@ -21,6 +21,9 @@ from svdhooks.linalg.jacobian import Method
 from svdhooks.probe import ReferenceBatch
 from svdhooks.reports import status_of
 
+UNCALLED = "the forward does not call its module"
+UNSEEN = "its module does not show its output; name it in taps="
+
 
 @dataclass
 class Study:
@@ -35,6 +38,7 @@ class Study:
         sizes: Dimension of the output of one sample.
         reasons: Why the other layers cannot be measured.
         methods: How each layer is differentiated.
+        writes: Whether the forward changes parameters.
         first: The first layer, if the basis is taken at its output.
         inner: Its output, as the input point.
         fleeting: Whether some of it may be different the next time.
@@ -48,6 +52,7 @@ class Study:
     sizes: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)
+    writes: bool = False
     first: str | None = None
     inner: PointAxis | None = None
     fleeting: bool = False
@@ -98,6 +103,7 @@ class Student:
         Raises:
             ValueError: If there is no input point, or no such axis.
         """
+        restless = self._restless()
         point = find_point(
             self._model,
             self._reference,
@@ -110,6 +116,7 @@ class Student:
         axis, found = self._axis(point, value, base)
         shape = [length for a, length in enumerate(value.shape) if a != axis]
         study = Study(PointAxis(point, axis, shape, value), value.shape[axis])
+        study.writes = restless
         study.reasons = self._unseen(base, failed, study)
         positions = self._options.positions
         apart = Apart(
@@ -120,6 +127,14 @@ class Student:
         study.leave_out(study.reasons)
         self._note_first(study, base)
         return study
+
+    def _restless(self) -> bool:
+        """Whether the forward changes parameters; if anything, it is put back each time."""
+        if self._passes.each:
+            return False
+        parameters, buffers = self._model.changes(self._reference)
+        self._passes.each = parameters or buffers
+        return parameters
 
     def _note_first(self, study: Study, base: Mapping[str, PointValue]) -> None:
         """The layer that is called first may take all of the input point."""
@@ -204,7 +219,8 @@ class Student:
             elif layer.module is study.at.point.module:
                 reasons[layer.name] = "its output is the input point"
             elif layer.name not in base:
-                reasons[layer.name] = "the forward does not show its output"
+                shown = "output" in layer.points
+                reasons[layer.name] = UNCALLED if shown else UNSEEN
             elif not base[layer.name].tensor.isfinite().all():
                 reasons[layer.name] = "its output is not finite"
                 study.fleeting = True

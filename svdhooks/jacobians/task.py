@@ -111,7 +111,9 @@ class Task:
             known = study.methods.pop(name, None)
             groups.setdefault((name in study.alone, known), []).append(name)
         for (_, above), group in groups.items():
-            methods, reasons = Ladder(passes, self.few).climb(group, above)
+            methods, reasons = Ladder(passes, self.few, study.writes).climb(
+                group, above
+            )
             study.methods |= methods
             study.leave_out(reasons)
         if names is None:
