@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.display.overview import log_spaced
+from svdhooks.display.overview import log_spaced, spared
 from svdhooks.runlog import RunLog
 
 HEADLINES = {
@@ -26,8 +26,6 @@ _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 16
 _SHORTEST_SPARK = 4
 _TITLE_WIDTH = 12
-# what goes first where there is no room, if local ranks are shown
-_SPARED = ("jacobian_local_rank", "input_effective_rank")
 
 
 def chosen(log: RunLog, globs: str | None) -> list[str]:
@@ -69,10 +67,9 @@ def fitting(metrics: Sequence[str], room: int, width: int) -> tuple[list[str], .
         Two lists. Without local ranks all are shown.
     """
     shown = list(metrics)
-    if any("local_rank" in metric for metric in metrics):
-        for metric in _SPARED:
-            if metric in shown and len(shown) * width > room:
-                shown.remove(metric)
+    for metric in spared(metrics):
+        if len(shown) * width > room:
+            shown.remove(metric)
     return shown, [metric for metric in metrics if metric not in shown]
 
 

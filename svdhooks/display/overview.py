@@ -24,6 +24,7 @@ _TITLES = {
 }
 _LOWER_BOUND = "lower_bound"
 _JACOBIAN = "jacobian"
+_SPARED = ("jacobian_local_rank", "input_effective_rank")
 _MEASURES = 3
 _FEW, _EARLY = 5, 0.15
 _THOUSAND, _MILLION = 1e3, 1e6
@@ -214,6 +215,20 @@ def figure(value: float) -> str:
     if abs(value) >= _MILLION:
         return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= _THOUSAND else f"{value:.3g}"
+
+
+def spared(metrics: Iterable[str]) -> list[str]:
+    """Which headline measures are left out where there is no room.
+
+    Args:
+        metrics: Those there are.
+
+    Returns:
+        Some of them, the first to go first; none if no local rank is among them.
+    """
+    metrics = list(metrics)
+    asked = any("local_rank" in metric for metric in metrics)
+    return [metric for metric in _SPARED if metric in metrics and asked]
 
 
 def sign_of(metric: str) -> str:

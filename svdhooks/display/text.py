@@ -1,6 +1,8 @@
 """A run as plain text."""
 
 import shutil
+import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from svdhooks.display.overview import (
     Source,
     count,
     overview,
+    spared,
     thin,
     title_of,
 )
@@ -19,6 +22,7 @@ _SPARK = 12
 _NAME = 32
 _GAP = "  "
 _ENDLESS = 10_000
+_TITLE = 14
 
 
 def text(source: Source, *, title: str = "", rows: int = 40) -> str:
@@ -67,18 +71,39 @@ def spark(curve: Curve) -> str:
 
 
 def _fitted(shown: Overview) -> list[str]:
-    """The table, without sparklines where the terminal, if it is one, is too narrow."""
+    """The table; in a terminal that is too narrow with less beside the numbers."""
     width = shutil.get_terminal_size((_ENDLESS, 0)).columns
-    lines = _table(shown)
-    return lines if max(map(len, lines)) <= width else _table(shown, sparks=False)
+    measures = list(shown.measures)
+    lines = _table(shown, measures)
+    for narrower in ({"sparks": False}, {"sparks": False, "titles": _TITLE}):
+        if max(map(len, lines)) > width:
+            lines = _table(shown, measures, **narrower)
+    for metric in spared(shown.measures):
+        if max(map(len, lines)) > width:
+            measures.remove(metric)
+            lines = _table(shown, measures, sparks=False, titles=_TITLE)
+    left = [title_of(metric) for metric in shown.measures if metric not in measures]
+    return [*lines, *([f"Too narrow for {', '.join(left)}."] if left else [])]
 
 
-def _table(shown: Overview, sparks: bool = True) -> list[str]:
-    rows = [["layer", *map(title_of, shown.measures)]]
+def _table(
+    shown: Overview,
+    measures: Sequence[str],
+    sparks: bool = True,
+    titles: int = _ENDLESS,
+) -> list[str]:
+    heads = [textwrap.wrap(title_of(metric), titles) for metric in measures]
+    depth = max(map(len, heads), default=1)
+    padded = [["layer"], *heads]
+    rows = [
+        [*row]
+        for row in zip(*([*h, *[""] * depth][:depth] for h in padded), strict=True)
+    ]
     for row in shown.rows:
+        curves = dict(zip(shown.measures, row.curves, strict=True))
         cells = [
             f"{' → '.join(c.ends)}{_GAP}{spark(c) if sparks else ''}".strip()
-            for c in row.curves
+            for c in map(curves.__getitem__, measures)
         ]
         rows.append([shortened(printable(row.layer)), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -86,7 +111,7 @@ def _table(shown: Overview, sparks: bool = True) -> list[str]:
         _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         for cells in rows
     ]
-    notes = ["", *(printable(row.failed) for row in shown.rows)]
+    notes = [*[""] * depth, *(printable(row.failed) for row in shown.rows)]
     return [
         f"{line}{_GAP}{note}".rstrip() for line, note in zip(lines, notes, strict=True)
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from svdhooks.display import tables
 from svdhooks.display.overview import BOUND, SKETCHED, Curve, count, figure, signed
 
-_UNITS = {"information": "nats"}
+_UNITS = {"information": "nats", "information_slope": "directions", "noise": "σ"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,8 +188,10 @@ class LedgerHistory:
 
     def _shown(self) -> tuple[str, str, str, list[tuple[str, Curve]]]:
         named = [
-            (_in_words(name), Curve(self.steps, values))
+            (_in_words(name), Curve(self.steps[:n], values[:n]))
             for name, values in self.fields.items()
+            # one dash where there is no number at all
+            for n in [len(values) if np.isfinite(values).any() else 1]
         ]
         return "Ledger", self.layer, tables.reach(self.steps), named
 

@@ -92,7 +92,7 @@ def ledger_of(source: Recorded, layer: str, run: str) -> LedgerHistory:
         run: What the run is called.
 
     Returns:
-        The history: all fields that were measured of the layer.
+        The history: all fields of the run, NaN where the layer has none.
 
     Raises:
         KeyError: If the run, or the layer, has none.
@@ -103,7 +103,7 @@ def ledger_of(source: Recorded, layer: str, run: str) -> LedgerHistory:
         first = next((m for m in source.metrics if m.startswith(_LEDGER)), "")
         raise KeyError(_none(source, layer, "ledger", first, run))
     at = np.array(steps, dtype=np.int64)
-    fields = {name: _at(at, found) for name, found in columns.items() if len(found[0])}
+    fields = {name: _at(at, found) for name, found in columns.items()}
     return LedgerHistory(layer, at, fields)
 
 

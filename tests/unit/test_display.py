@@ -362,7 +362,14 @@ def test_a_terminal_that_is_too_narrow_gets_no_sparklines(monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     narrow = display.text(_asked())
     assert "█" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 70
     assert " → ".join(_ends("fc1", "local_rank")) in narrow
+    monkeypatch.setenv("COLUMNS", "50")
+    least = display.text(_asked())
+    assert max(map(len, least.splitlines())) <= 50
+    assert " → ".join(_ends("fc1", "relative_local_rank")) in least
+    assert " → ".join(_ends("fc1", "local_rank")) not in least
+    assert "Too narrow for local rank (absolute)." in least
     monkeypatch.setenv("COLUMNS", "300")
     assert display.text(_asked()) == wide
 

@@ -188,6 +188,21 @@ def test_a_field_that_is_not_there_is_answered_with_those_that_are(source):
     assert "nothing" not in ledger
 
 
+def test_a_field_that_one_layer_lacks_is_nan(tmp_path):
+    last = dict(ledger_record(0, "fc2").values)
+    last["nonlinearity_removed_share"] = np.asarray(np.nan)
+    made = [ledger_record(0, "fc1"), Record(0, "fc2", "ledger", last, point="ledger")]
+    sink, memory = TensorBoardSink(tmp_path), MemorySink()
+    sink.write(made)
+    memory.write(made)
+    sink.close()
+    for read in (RunLog(tmp_path), memory):
+        assert np.isfinite(read.ledger("fc1").nonlinearity_removed_share).all()
+        assert np.isnan(read.ledger("fc2").nonlinearity_removed_share).all()
+        (line,) = [t for t in str(read.ledger("fc2")).splitlines() if "removed" in t]
+        assert line.split() == ["nonlinearity", "removed", "share", "–"]
+
+
 def test_both_copy_and_pickle(source):
     for history in (source.local_rank("fc1"), source.ledger("fc2")):
         for same in (copy.deepcopy(history), pickle.loads(pickle.dumps(history))):
