@@ -162,8 +162,15 @@ class Measurement:
         directions = orthonormal_directions(
             k, point.shape, dtype=point.dtype, device=point.device
         )
+        factor = self._factor
+        if factor is not None and point.dtype.itemsize >= 4:
+            # as directions the factor spares a product for each sample and layer
+            directions, factor = (
+                factor.mT.reshape(directions.shape).to(directions),
+                None,
+            )
         return lambda: of_products(
-            function, at, directions, method, portion.chunk, self._factor, options
+            function, at, directions, method, portion.chunk, factor, options
         )
 
     def _failed(self, portion: Portion, method: Method, error: Exception) -> None:
