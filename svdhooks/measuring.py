@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
+from svdhooks.choices import Choices
+from svdhooks.differentiating import JacobianProbe, OfJacobians
+from svdhooks.distributed.attempt import Attempt
 from svdhooks.distributed.meeting import Turn
+from svdhooks.distributed.refusals import why_not_differentiated
 from svdhooks.distributed.team import Team
-from svdhooks.layers import LayerTable, Skipped
+from svdhooks.layers import LayerTable
 from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.measured import Measured, report_points
@@ -18,17 +21,15 @@ from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.probing import Probe
 from svdhooks.quantities import (
     EdgeQuantity,
-    PointQuantity,
     Quantity,
     WeightQuantity,
 )
-from svdhooks.quantities.fields import fields_of
 from svdhooks.reports import Reporter, status_of
 from svdhooks.streaming import Stream
 from svdhooks.weighing import WeightMeasurer
 
 
-class Measurer:
+class Measurer(Choices):
     """Measures layers of one model; knows neither schedules nor sinks.
 
     Args:
@@ -57,19 +58,16 @@ class Measurer:
         taps: Sequence[Tap] = (),
         team: Team | None = None,
     ) -> None:
+        super().__init__(table, taps, why_not_differentiated(model))
         self.model = model
-        self.table = table
-        self.taps = tuple(taps)
         self._reporter = reporter
         self._exhausted = exhausted
         self._team = team or Team()
         self._probe = Probe(model, options, forward, reporter, exhausted, self._team)
         self._weights = WeightMeasurer(table.layers, reporter, exhausted, self._team)
-
-    @property
-    def watched(self) -> tuple[Watched, ...]:
-        """The layers, in the model's order, and the taps."""
-        return (*self.table.layers, *self.taps)
+        self._jacobians = JacobianProbe(
+            model, table.layers, forward, reporter, exhausted, self._team
+        )
 
     @property
     def refused(self) -> str | None:
@@ -80,63 +78,6 @@ class Measurer:
     def rehearsed(self) -> bool:
         """Whether the probe was run once without measuring."""
         return self._probe.rehearsed
-
-    def parts(self, quantities: Sequence[Quantity], probing: bool) -> list[Part]:
-        """What can be measured now, in the order of the model.
-
-        Args:
-            quantities: Those due.
-            probing: Whether the points can be observed.
-
-        Returns:
-            Pairs of quantity name and layer name.
-        """
-        return [
-            (quantity.name, subject.name)
-            for quantity in quantities
-            for subject in self._concerned(quantity, probing)
-        ]
-
-    def _concerned(self, quantity: Quantity, probing: bool) -> Sequence[Any]:
-        # asked once per quantity: whether a protocol is met takes 15 µs to find out
-        if isinstance(quantity, WeightQuantity):
-            return [layer for layer in self.table.layers if layer.tied_to is None]
-        if isinstance(quantity, EdgeQuantity):
-            return quantity.edges(self.table)
-        if not (probing and isinstance(quantity, PointQuantity)):
-            return []
-        return [layer for layer in self.watched if quantity.measured_points(layer)]
-
-    def recorded(
-        self, quantities: Sequence[Quantity]
-    ) -> dict[str, dict[str, tuple[str, ...]]]:
-        """Which measures will be recorded of what, if the points can be observed.
-
-        Args:
-            quantities: What is measured.
-
-        Returns:
-            Layer, tap or edge -> point -> names of measures.
-        """
-        found: dict[str, dict[str, tuple[str, ...]]] = {}
-        for layer in self.watched:
-            found[layer.name] = {}
-        for quantity in quantities:
-            for subject in self._concerned(quantity, probing=True):
-                points = found.setdefault(subject.name, {})
-                for point, fields in fields_of(quantity, subject).items():
-                    points[point] = (*points.get(point, ()), *fields)
-        return found
-
-    def skipped_points(self, quantities: Sequence[Quantity]) -> list[Skipped]:
-        """Points of watched layers that no quantity measures, with the reason."""
-        return [
-            Skipped(f"{layer.name} ({point})", f"{quantity.name}: {reason}")
-            for quantity in quantities
-            if isinstance(quantity, PointQuantity)
-            for layer in self.watched
-            for point, reason in quantity.skipped_points(layer).items()
-        ]
 
     def rehearse(self, reference: ReferenceBatch) -> None:
         """Run the probe once without measuring: does it work, who is called how often.
@@ -198,8 +139,14 @@ class Measurer:
         if stream is not None:
             self._from_stream(stream, step, quantities, measured)
         elif self._probing(reference, turn) and not self._exhausted():
+            turn = turn or Turn(rehearses=not self._probe.rehearsed)
             of_points = self.of_points(quantities, chosen)
-            self._from_probe(of_points, step, reference, measured, turn)
+            if of_points:
+                self._from_probe(of_points, step, reference, measured, turn)
+                turn = replace(turn, rehearses=False)
+            of_jacobians = self.of_jacobians(quantities, chosen)
+            if of_jacobians and not self._exhausted():
+                self._from_jacobians(of_jacobians, step, reference, measured, turn)
         return measured
 
     def _probing(self, reference: ReferenceBatch | None, turn: Turn | None) -> bool:
@@ -207,35 +154,16 @@ class Measurer:
             return reference is not None and self.refused is None
         return turn.possible
 
-    def of_points(self, quantities: Sequence[Quantity], chosen: set[Part]) -> OfPoints:
-        """The chosen layers and taps of each quantity that observes points.
-
-        Args:
-            quantities: Those due.
-            chosen: Which (quantity, layer) to measure.
-
-        Returns:
-            Pairs of a quantity and what it observes.
-        """
-        pairs = [
-            (quantity, [x for x in self.watched if (quantity.name, x.name) in chosen])
-            for quantity in quantities
-            if isinstance(quantity, PointQuantity)
-        ]
-        return [(quantity, watched) for quantity, watched in pairs if watched]
-
     def _from_probe(
         self,
         of_points: OfPoints,
         step: int,
         reference: ReferenceBatch | None,
         measured: Measured,
-        turn: Turn | None,
+        turn: Turn,
     ) -> None:
-        if not of_points:
-            return
         new = not self._probe.rehearsed and self.taps
-        if turn is None and reference is not None and new:
+        if self._team.alone and reference is not None and new:
             self._rehearse_again(reference)
             of_points = [
                 (quantity, self._renewed(watched)) for quantity, watched in of_points
@@ -249,6 +177,28 @@ class Measurer:
             for quantity, watched in of_points:
                 for x in watched:
                     measured.costs.setdefault((quantity.name, x.name), 0.0)
+
+    def _from_jacobians(
+        self,
+        of_jacobians: OfJacobians,
+        step: int,
+        reference: ReferenceBatch | None,
+        measured: Measured,
+        turn: Turn,
+    ) -> None:
+        attempt = Attempt(self._team)
+        if turn.rehearses:  # which traces what feeds what
+            with attempt:
+                if turn.runs and reference is not None:
+                    self.rehearse(reference)
+        if not attempt.all_well():
+            return
+        chains = {x.name: self._probe.flow.relu_chain(x.name) for x in self.watched}
+        known = {name: chain[:-1] for name, chain in chains.items() if chain}
+        found = self._jacobians.measure(of_jacobians, step, reference, turn, known)
+        report_points(self._reporter, found.records, self._probe.silent)
+        measured.observed |= {quantity.name for quantity, _ in of_jacobians}
+        measured.merge(found)
 
     def _rehearse_again(self, reference: ReferenceBatch) -> None:
         """Learn how wide taps are; what fails here fails again and is reported then."""

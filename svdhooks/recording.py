@@ -15,7 +15,7 @@ from svdhooks.measured import Measured
 from svdhooks.models import Models
 from svdhooks.outcome import Outcome, united
 from svdhooks.overhead import OverheadGuard, Part
-from svdhooks.quantities import PointQuantity, Quantity
+from svdhooks.quantities import PointQuantity, Quantity, needs_probe
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, Said
 from svdhooks.settings import Settings
@@ -76,7 +76,9 @@ class Recording:
             first: Whether this is the record before the first update.
         """
         names = [q.name for q in due if isinstance(q, PointQuantity)]
-        if not self.delayed.choose(due) or names:  # else nothing here waits for a GPU
+        if not self.delayed.choose(due) or any(
+            map(needs_probe, due)
+        ):  # else nothing here waits for a GPU
             _synchronise()
         begun, spent = self._clock(), self._guard.spent
         with self._guard.timed():

@@ -8,7 +8,7 @@ from svdhooks.layers import Selector
 from svdhooks.layers.select import check_selectors
 from svdhooks.layers.tap import TapChoice, check_taps
 from svdhooks.probe import Forward, ProbeOptions
-from svdhooks.quantities import Quantity, resolve_quantities
+from svdhooks.quantities import JacobianQuantity, Quantity, resolve_quantities
 from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule, check_schedule, every
 
@@ -74,6 +74,13 @@ class Settings:
             raise ValueError(
                 "Found probe= together with observe='training', which observes the "
                 "training batches instead; give one of them."
+            )
+        derived = [q.name for q in self.quantities if isinstance(q, JacobianQuantity)]
+        if self.observe == "training" and derived:
+            raise ValueError(
+                f"Found {', '.join(derived)} together with observe='training'; expected "
+                "observe='probe': Jacobians are taken at a reference batch, on the side of "
+                "the training."
             )
         check_selectors(self.layers)
         check_taps(self.taps)

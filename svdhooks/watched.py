@@ -19,7 +19,7 @@ from svdhooks.measured import Measured
 from svdhooks.measuring import Measurer
 from svdhooks.overhead import OverheadGuard, Part
 from svdhooks.probe import Forward, ReferenceBatch
-from svdhooks.quantities import PointQuantity, Quantity
+from svdhooks.quantities import Quantity, needs_probe
 from svdhooks.reference import ReferenceKeeper
 from svdhooks.reports import Reporter
 from svdhooks.settings import Settings
@@ -129,7 +129,7 @@ class WatchedModel:
         check_number(self._team, self.reference, self.name, self._reporter)
         if self.unprobed is not None or self.measurer.table.incomplete:
             return  # or it would initialise the lazy modules
-        if not any(isinstance(q, PointQuantity) for q in self._settings.quantities):
+        if not any(map(needs_probe, self._settings.quantities)):
             return
         of = f" for model {self.name!r}" if self.name else ""
         batch = self.reference.batch if self.reference.given else None
@@ -211,7 +211,7 @@ class WatchedModel:
                 advice.lazy(self._reporter, lazy)
             return None
         batch = self.reference.batch
-        probing = any(isinstance(quantity, PointQuantity) for quantity in due)
+        probing = any(map(needs_probe, due))
         if probing and self.unprobed is not None:
             advice.not_probed(self._reporter, self.unprobed)
             return None

@@ -25,6 +25,13 @@ _FLAT = (
 )
 
 
+_SPREAD = (
+    "the model is in tensor parallelism, whose operations on DTensors have no forward-mode "
+    "derivative: its Jacobians are not measured. Weights, inputs and outputs are; or take "
+    "svdhooks.local_rank of an unsharded copy, such as one loaded from a checkpoint"
+)
+
+
 def why_refused(model: Any, observe: str = "probe") -> str | None:
     """Why a model that is spread over processes cannot be watched; None if it can.
 
@@ -60,6 +67,20 @@ def why_not_probed(model: nn.Module) -> str | None:
         The reason, and what to do. No communication.
     """
     return _FLAT if any(map(is_flat_unit, model.modules())) else None
+
+
+def why_not_differentiated(model: nn.Module) -> str | None:
+    """Why the Jacobians of a model cannot be measured; None if they can.
+
+    Args:
+        model: The object that the training calls, with its wrappers, or without.
+
+    Returns:
+        The reason, and what to do. No communication.
+    """
+    if is_tensor_parallel(model):
+        return _SPREAD
+    return why_not_probed(model)
 
 
 def needs_all(model: nn.Module) -> bool:

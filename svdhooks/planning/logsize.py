@@ -13,9 +13,11 @@ from svdhooks.meta import meta_record, run_record
 from svdhooks.quantities import (
     COVARIANCE_MEASURES,
     Covariance,
+    JacobianSpectrum,
     Quantity,
     WeightQuantity,
 )
+from svdhooks.quantities.local_rank import POINT, measures_of
 from svdhooks.quantities.values import pack
 from svdhooks.quantities.vectors import WeightVectors
 from svdhooks.record import Record
@@ -78,6 +80,12 @@ def _records(
             )
             for point in quantity.measured_points(layer)
         ]
+    if isinstance(quantity, JacobianSpectrum):
+        if not quantity.differentiated(layer):
+            return []
+        # no more than the basis has; of a sketch, or a first layer, it has fewer
+        length = min(layer.points["output"], quantity.max_directions)
+        return [_record(step, layer, quantity, POINT, length, measures_of(layer))]
     if not isinstance(quantity, WeightQuantity) or not isinstance(layer, Layer):
         return []
     if layer.tied_to is not None:

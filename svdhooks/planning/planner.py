@@ -21,9 +21,9 @@ from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.quantities import (
     Covariance,
     EdgeQuantity,
-    PointQuantity,
     Quantity,
     WeightQuantity,
+    needs_probe,
 )
 from svdhooks.reports import Reporter
 from svdhooks.settings import QuantityChoice, Settings, make_settings
@@ -131,7 +131,7 @@ def _rehearse(
     others = [
         q
         for q in settings.quantities
-        if isinstance(q, PointQuantity) and not isinstance(q, Covariance)
+        if needs_probe(q) and not isinstance(q, Covariance)
     ]
     for model in models:
         reference = model.usable_reference(settings.quantities, first=True)
@@ -197,7 +197,7 @@ class _Planner:
                 (self._point(layer, p) for p in quantity.measured_points(layer)),
                 Costs(),
             )
-        if isinstance(quantity, PointQuantity):
+        if needs_probe(quantity):
             return Costs(self._other.get((quantity.name, layer.name), math.nan))
         return None
 
@@ -213,7 +213,7 @@ class _Planner:
     def notes(self) -> list[str]:
         """What the numbers rest on."""
         found = []
-        of_points = any(isinstance(q, PointQuantity) for q in self._quantities)
+        of_points = any(map(needs_probe, self._quantities))
         if of_points and not self._counts:
             found.append(
                 f"No reference batch: {self._samples} samples are assumed at each point. "
@@ -222,9 +222,7 @@ class _Planner:
         unknown = [
             q.name
             for q in self._quantities
-            if isinstance(q, PointQuantity)
-            and not isinstance(q, Covariance)
-            and not self._counts
+            if needs_probe(q) and not isinstance(q, Covariance) and not self._counts
         ]
         if unknown:
             found.append(f"Not timed without a reference batch: {', '.join(unknown)}.")

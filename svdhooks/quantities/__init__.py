@@ -5,12 +5,15 @@ from svdhooks.quantities.covariance import Covariance
 from svdhooks.quantities.expert_load import ExpertLoad
 from svdhooks.quantities.lidar import LiDAR
 from svdhooks.quantities.light import Light
+from svdhooks.quantities.local_rank import JacobianSpectrum
 from svdhooks.quantities.protocols import (
     EdgeQuantity,
+    JacobianQuantity,
     PointObserver,
     PointQuantity,
     Quantity,
     WeightQuantity,
+    needs_probe,
 )
 from svdhooks.quantities.resolve import resolve_quantities
 from svdhooks.quantities.spread import COVARIANCE_MEASURES
@@ -25,6 +28,8 @@ __all__ = [
     "Covariance",
     "EdgeQuantity",
     "ExpertLoad",
+    "JacobianQuantity",
+    "JacobianSpectrum",
     "LiDAR",
     "Light",
     "PointObserver",
@@ -35,5 +40,6 @@ __all__ = [
     "WeightQuantity",
     "WeightSpectrum",
     "WeightVectors",
+    "needs_probe",
     "resolve_quantities",
 ]

@@ -10,6 +10,7 @@ from svdhooks.quantities.covariance import Covariance
 from svdhooks.quantities.expert_load import EXPERT_LOAD_MEASURES, ExpertLoad
 from svdhooks.quantities.lidar import LIDAR_MEASURES, LiDAR
 from svdhooks.quantities.light import Light
+from svdhooks.quantities.local_rank import POINT, JacobianSpectrum, measures_of
 from svdhooks.quantities.protocols import PointQuantity, Quantity
 from svdhooks.quantities.spread import COVARIANCE_MEASURES
 from svdhooks.quantities.tokens import TOKEN_MEASURES, TokenRank
@@ -42,6 +43,8 @@ def fields_of(quantity: Quantity, subject: object) -> Mapping[str, tuple[str, ..
             return {"attention_logits": LOGIT_MEASURES}
         case ExpertLoad():
             return {"expert_load": EXPERT_LOAD_MEASURES}
+        case JacobianSpectrum():
+            return {POINT: measures_of(subject)}  # type: ignore[arg-type]  # concerned
         case TokenRank():
             return {"tokens": TOKEN_MEASURES}
         case Covariance():

@@ -1,13 +1,15 @@
-"""The ways to be measured: from a weight, between weights, from what passes the points."""
+"""The ways to be measured: from a weight, between weights, at the points, by derivatives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool
+from numpy.typing import NDArray
 from torch import Tensor
 
 from svdhooks.flow import Flow
+from svdhooks.jacobians.options import JacobianOptions, LayerJacobian
 from svdhooks.layers import Layer, LayerTable, PointValue, Samples
 from svdhooks.layers.tap import Watched
 from svdhooks.record import Record
@@ -155,3 +157,61 @@ class PointQuantity(Quantity, Protocol):
     def skipped_points(self, layer: Watched) -> Mapping[str, str]:
         """Point name -> reason, for points that were to be measured and are not."""
         ...
+
+
+@dataclass(frozen=True)
+class JacobianContext:
+    """What is known when the Jacobians of one record are.
+
+    Attributes:
+        step: Optimiser updates contained in the weights.
+        weights: Layer -> singular values of its weight, descending; those that could not
+            be read, and those of many experts, are missing.
+        chains: Layer -> the layers before it, in order, where nothing but linear layers,
+            ReLU and reshaping is between the model's input and its output.
+    """
+
+    step: int
+    weights: Mapping[str, NDArray[Any]]
+    chains: Mapping[str, tuple[str, ...]]
+
+
+@runtime_checkable
+class JacobianQuantity(Quantity, Protocol):
+    """Measured from the Jacobians input -> pre-activation; needs the model."""
+
+    @property
+    def jacobian_options(self) -> JacobianOptions:
+        """How they are found."""
+        ...
+
+    def differentiated(self, layer: Watched) -> bool:
+        """Whether a layer or tap is concerned."""
+        ...
+
+    def of_jacobian(
+        self, layer: Watched, jacobian: LayerJacobian, context: JacobianContext
+    ) -> Record:
+        """The record of one layer.
+
+        Args:
+            layer: The layer or tap.
+            jacobian: Of all samples; its status says where it could not be found.
+            context: What else is known.
+
+        Returns:
+            The record; with a status and NaN where the Jacobian has one.
+        """
+        ...
+
+
+def needs_probe(quantity: Quantity) -> bool:
+    """Whether the model is run on its reference batch for a quantity.
+
+    Args:
+        quantity: Any.
+
+    Returns:
+        True for what is measured at points, and from Jacobians.
+    """
+    return isinstance(quantity, (PointQuantity, JacobianQuantity))

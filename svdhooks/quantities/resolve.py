@@ -6,8 +6,10 @@ from svdhooks.quantities.attention import AttentionLogits
 from svdhooks.quantities.covariance import Covariance
 from svdhooks.quantities.expert_load import ExpertLoad
 from svdhooks.quantities.light import Light
+from svdhooks.quantities.local_rank import JacobianSpectrum
 from svdhooks.quantities.protocols import (
     EdgeQuantity,
+    JacobianQuantity,
     PointQuantity,
     Quantity,
     WeightQuantity,
@@ -22,6 +24,7 @@ _BY_NAME: dict[str, Callable[[], Quantity]] = {
     "weight_spectrum": WeightSpectrum,
     "covariance": Covariance,
     "light": Light,
+    "local_rank": JacobianSpectrum,
     "token_rank": TokenRank,
     "attention_logits": AttentionLogits,
     "expert_load": ExpertLoad,
@@ -86,7 +89,7 @@ def _resolve(entry: str | Quantity, schedule: Schedule | None) -> tuple[Quantity
         rare = WeightSpectrum(sparser(schedule))
         return (quantity, rare) if entry == "light" else (quantity,)
     if isinstance(entry, type) or not isinstance(
-        entry, (WeightQuantity, EdgeQuantity, PointQuantity)
+        entry, (WeightQuantity, EdgeQuantity, PointQuantity, JacobianQuantity)
     ):
         raise TypeError(
             f"Found {entry!r} in quantities=; expected a name out of "

@@ -152,6 +152,18 @@ def _of_layer(layer: Layer, solver: Solver) -> Solve:
     return _of_blocks(layer, layer.weight(), None, solver)
 
 
+def singular_values_of(layer: Layer) -> NDArray[Any]:
+    """Solve the weight of a layer at once.
+
+    Args:
+        layer: The layer, whose weight can be read.
+
+    Returns:
+        Singular values, descending; of many experts the medians.
+    """
+    return _of_layer(layer, INLINE)().sigma
+
+
 def spectrum_and_measures(
     layer: Layer, weight: Shaped[Tensor, "*blocks out in"], norm: float | None = None
 ) -> Solved:

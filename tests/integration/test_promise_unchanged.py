@@ -97,6 +97,29 @@ def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path
     assert hooks_on(watched["model"]) == hooks_on(plain["model"])
 
 
+def test_training_is_bit_identical_with_jacobians_and_ledger(tmp_path):
+    """Hazard 8: derivatives on the side of it leave no gradient, graph or draw behind."""
+    memory = MemorySink()
+
+    def watch(model: nn.Module) -> svdhooks.Recorder:
+        return svdhooks.watch(
+            model,
+            tmp_path,
+            every=2,
+            quantities=[svdhooks.JacobianSpectrum(schedule=None, max_samples=3)],
+            max_overhead=None,
+            sinks=[memory],
+            on_error="raise",
+        )
+
+    plain, watched = _train(), _train(watch)
+    assert _same(plain["trail"], watched["trail"])
+    assert _same(dict(plain["state"]), dict(watched["state"]))
+    measured = {(r.layer, r.point) for r in memory.records if r.layer and r.ok}
+    assert {("conv", "jacobian"), ("head", "jacobian")} <= measured
+    assert hooks_on(watched["model"]) == hooks_on(plain["model"])
+
+
 def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
     """The companion: the same probe, unprotected, changes the training."""
     import contextlib

@@ -1,0 +1,142 @@
+"""What each quantity is concerned with, of the layers and taps of one model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from svdhooks.differentiating import OfJacobians
+from svdhooks.layers import LayerTable, Skipped
+from svdhooks.layers.tap import Tap, Watched
+from svdhooks.observing import OfPoints
+from svdhooks.overhead import Part
+from svdhooks.quantities import (
+    EdgeQuantity,
+    JacobianQuantity,
+    PointQuantity,
+    Quantity,
+    WeightQuantity,
+)
+from svdhooks.quantities.fields import fields_of
+
+
+class Choices:
+    """What there is to measure of one model.
+
+    Args:
+        table: What to watch.
+        taps: Further points to watch.
+        undifferentiable: Why its Jacobians cannot be measured; None if they can.
+    """
+
+    def __init__(
+        self, table: LayerTable, taps: Sequence[Tap], undifferentiable: str | None
+    ) -> None:
+        self.table = table
+        self.taps = tuple(taps)
+        self.undifferentiable = undifferentiable
+
+    @property
+    def watched(self) -> tuple[Watched, ...]:
+        """The layers, in the model's order, and the taps."""
+        return (*self.table.layers, *self.taps)
+
+    def parts(self, quantities: Sequence[Quantity], probing: bool) -> list[Part]:
+        """What can be measured now, in the order of the model.
+
+        Args:
+            quantities: Those due.
+            probing: Whether the points can be observed.
+
+        Returns:
+            Pairs of quantity name and layer name.
+        """
+        return [
+            (quantity.name, subject.name)
+            for quantity in quantities
+            for subject in self._concerned(quantity, probing)
+        ]
+
+    def _concerned(self, quantity: Quantity, probing: bool) -> Sequence[Any]:
+        # asked once per quantity: whether a protocol is met takes 15 µs to find out
+        if isinstance(quantity, WeightQuantity):
+            return [layer for layer in self.table.layers if layer.tied_to is None]
+        if isinstance(quantity, EdgeQuantity):
+            return quantity.edges(self.table)
+        if isinstance(quantity, JacobianQuantity):
+            possible = probing and self.undifferentiable is None
+            concerned = [x for x in self.watched if quantity.differentiated(x)]
+            return concerned if possible else []
+        if not (probing and isinstance(quantity, PointQuantity)):
+            return []
+        return [layer for layer in self.watched if quantity.measured_points(layer)]
+
+    def recorded(
+        self, quantities: Sequence[Quantity]
+    ) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Which measures will be recorded of what, if the points can be observed.
+
+        Args:
+            quantities: What is measured.
+
+        Returns:
+            Layer, tap or edge -> point -> names of measures.
+        """
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        for layer in self.watched:
+            found[layer.name] = {}
+        for quantity in quantities:
+            for subject in self._concerned(quantity, probing=True):
+                points = found.setdefault(subject.name, {})
+                for point, fields in fields_of(quantity, subject).items():
+                    points[point] = (*points.get(point, ()), *fields)
+        return found
+
+    def skipped_points(self, quantities: Sequence[Quantity]) -> list[Skipped]:
+        """Points of watched layers that no quantity measures, with the reason."""
+        refused = self.undifferentiable
+        return [
+            Skipped(quantity.name, refused)
+            for quantity in quantities
+            if refused is not None and isinstance(quantity, JacobianQuantity)
+        ] + [
+            Skipped(f"{layer.name} ({point})", f"{quantity.name}: {reason}")
+            for quantity in quantities
+            if isinstance(quantity, PointQuantity)
+            for layer in self.watched
+            for point, reason in quantity.skipped_points(layer).items()
+        ]
+
+    def of_points(self, quantities: Sequence[Quantity], chosen: set[Part]) -> OfPoints:
+        """The chosen layers and taps of each quantity that observes points.
+
+        Args:
+            quantities: Those due.
+            chosen: Which (quantity, layer) to measure.
+
+        Returns:
+            Pairs of a quantity and what it observes.
+        """
+        pairs = [
+            (quantity, [x for x in self.watched if (quantity.name, x.name) in chosen])
+            for quantity in quantities
+            if isinstance(quantity, PointQuantity)
+        ]
+        return [(quantity, watched) for quantity, watched in pairs if watched]
+
+    def of_jacobians(
+        self, quantities: Sequence[Quantity], chosen: set[Part]
+    ) -> OfJacobians:
+        """The chosen layers and taps of each quantity that needs Jacobians.
+
+        Args:
+            quantities: Those due.
+            chosen: Which (quantity, layer) to measure.
+
+        Returns:
+            Pairs of a quantity and what it measures.
+        """
+        pairs = [
+            (quantity, [x for x in self.watched if (quantity.name, x.name) in chosen])
+            for quantity in quantities
+            if isinstance(quantity, JacobianQuantity)
+        ]
+        return [(quantity, watched) for quantity, watched in pairs if watched]
