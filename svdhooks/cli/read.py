@@ -24,7 +24,7 @@ from svdhooks.cli.columns import (
     title_of,
     trend,
 )
-from svdhooks.display.overview import BOUND, SKETCHED, bounded_steps, sign_of
+from svdhooks.display.bounds import BOUND, SKETCHED, bounded_steps, sign_of
 from svdhooks.record import OK
 from svdhooks.runlog import RunLog, runs
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from svdhooks.display.bounds import Status, bounded_steps, sign_of
+
 HEADLINES = (
     "weight_stable_rank",
     "input_effective_rank",
@@ -16,53 +18,14 @@ HEADLINES = (
     "jacobian_relative_local_rank",
     "jacobian_local_rank",
 )
-BOUND, SKETCHED = "≥ ", "≈ "
-"""Before a lower bound, and before what a sketch estimates."""
 _TITLES = {
     "jacobian_relative_local_rank": "local rank (relative)",
     "jacobian_local_rank": "local rank (absolute)",
 }
-_LOWER_BOUND = "lower_bound"
-_JACOBIAN = "jacobian"
 _SPARED = ("jacobian_local_rank", "input_effective_rank")
 _MEASURES = 3
 _FEW, _EARLY = 5, 0.15
 _THOUSAND, _MILLION = 1e3, 1e6
-
-
-@runtime_checkable
-class Status(Protocol):
-    """What is said of one measurement; a `Record` says it of itself."""
-
-    @property
-    def step(self) -> int:
-        """At which step."""
-        ...
-
-    @property
-    def layer(self) -> str:
-        """Of which layer."""
-        ...
-
-    @property
-    def point(self) -> str:
-        """Of which matrix."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """Why it failed, in words."""
-        ...
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """Reservations about the values."""
-        ...
-
-    @property
-    def ok(self) -> bool:
-        """Whether it succeeded."""
-        ...
 
 
 @runtime_checkable
@@ -231,15 +194,6 @@ def spared(metrics: Iterable[str]) -> list[str]:
     return [metric for metric in _SPARED if metric in metrics and asked]
 
 
-def sign_of(metric: str) -> str:
-    """What stands before a value whose record is marked as a lower bound."""
-    if metric.endswith("_std"):
-        return ""
-    if metric.startswith("jacobian_relative_local_rank"):
-        return SKETCHED  # σ₁ of a sketch is a lower bound, and the threshold with it
-    return BOUND if metric.startswith("jacobian_local_rank") else ""
-
-
 def log_spaced(steps: NDArray[np.number]) -> bool:
     """Whether most records are early, so that an even axis would hide them."""
     if len(steps) < _FEW or steps[0] > 1:
@@ -251,15 +205,6 @@ def log_spaced(steps: NDArray[np.number]) -> bool:
 def signed(sign: str, value: float) -> str:
     """A number with what stands before it, unless there is none."""
     return f"{sign}{figure(value)}" if np.isfinite(value) else figure(value)
-
-
-def bounded_steps(events: Iterable[Status]) -> dict[str, set[int]]:
-    """Layer -> steps at which its local rank is marked as a lower bound."""
-    found: dict[str, set[int]] = {}
-    for event in events:
-        if event.point == _JACOBIAN and _LOWER_BOUND in event.marks:
-            found.setdefault(event.layer, set()).add(event.step)
-    return found
 
 
 def count(number: int, noun: str) -> str:

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from html import escape
 
+from svdhooks.display.bounds import bounded_steps, sign_of
 from svdhooks.display.overview import (
     Curve,
     Overview,
     Source,
-    bounded_steps,
     count,
     overview,
-    sign_of,
     title_of,
 )
 from svdhooks.display.plot import colours, plot, sparkline

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks.display import tables
-from svdhooks.display.overview import BOUND, SKETCHED, Curve, count, figure, signed
+from svdhooks.display.bounds import BOUND, SKETCHED
+from svdhooks.display.overview import Curve, count, figure, signed
 
 _UNITS = {"information": "nats", "information_slope": "directions", "noise": "σ"}
 
