@@ -180,18 +180,24 @@ def lost(reporter: Reporter, what: str, error: Exception) -> None:
     )
 
 
-def nothing_to_measure(reporter: Reporter, name: str) -> None:
+def nothing_to_measure(
+    reporter: Reporter, name: str, reason: str | None = None
+) -> None:
     """Say that a quantity will record nothing.
 
     Args:
         reporter: Says it.
         name: Of the quantity.
+        reason: Why, if that is known.
     """
+    lacking = (
+        "the model has no layer or tap of the kind that it is about (a sequence axis, "
+        "attention, experts, a name that you gave)"
+    )
     reporter.note(
         f"nothing for {name}",
-        f"svdhooks: {name} was asked for and finds nothing to measure here: the model has "
-        "no layer or tap of the kind that it is about (a sequence axis, attention, "
-        "experts, a name that you gave).",
+        f"svdhooks: {name} was asked for and finds nothing to measure here: "
+        f"{reason or lacking}.",
     )
 
 

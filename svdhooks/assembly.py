@@ -102,8 +102,8 @@ def assemble(
         recording = Recording(
             models, tools.guard, settings, receiving, reporter, tools.clock, team
         )
-    for name in models.idle(quantities) if team.writes else ():
-        advice.nothing_to_measure(reporter, name)
+    for name, reason in models.idle(quantities).items() if team.writes else ():
+        advice.nothing_to_measure(reporter, name, reason)
     return Assembly(models, quantities, bases, timetable, recording)
 
 

@@ -92,18 +92,26 @@ class Choices:
 
     def skipped_points(self, quantities: Sequence[Quantity]) -> list[Skipped]:
         """Points of watched layers that no quantity measures, with the reason."""
-        refused = self.undifferentiable
-        return [
-            Skipped(quantity.name, refused)
-            for quantity in quantities
-            if refused is not None and isinstance(quantity, JacobianQuantity)
-        ] + [
+        refused = {q.name: self.why_not(q) for q in quantities}
+        return [Skipped(name, text) for name, text in refused.items() if text] + [
             Skipped(f"{layer.name} ({point})", f"{quantity.name}: {reason}")
             for quantity in quantities
             if isinstance(quantity, PointQuantity)
             for layer in self.watched
             for point, reason in quantity.skipped_points(layer).items()
         ]
+
+    def why_not(self, quantity: Quantity) -> str | None:
+        """Why a quantity cannot be measured of this model at all.
+
+        Args:
+            quantity: The quantity.
+
+        Returns:
+            The reason; None if it can be.
+        """
+        jacobians = isinstance(quantity, JacobianQuantity)
+        return self.undifferentiable if jacobians else None
 
     def of_points(self, quantities: Sequence[Quantity], chosen: set[Part]) -> OfPoints:
         """The chosen layers and taps of each quantity that observes points.

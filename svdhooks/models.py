@@ -128,19 +128,20 @@ class Models:
                 whole.setdefault(name, {}).update(fields)
         return whole
 
-    def idle(self, quantities: Sequence[Quantity]) -> list[str]:
-        """Which quantities have nothing to measure, as far as that is known.
+    def idle(self, quantities: Sequence[Quantity]) -> dict[str, str | None]:
+        """Which quantities have nothing to measure, as far as that is known, and why.
 
         Args:
             quantities: What is measured.
 
         Returns:
-            Their names.
+            Names -> reason; None: there is no layer of the kind.
         """
         if any(model.measurer.table.incomplete for model in self):
-            return []
+            return {}
         concerned = {name for name, _ in self.parts(quantities, probing=True)}
-        return [q.name for q in quantities if q.name not in concerned]
+        why_not = self._models[0].measurer.why_not
+        return {q.name: why_not(q) for q in quantities if q.name not in concerned}
 
     # --- what passes the points -----------------------------------------------------
 

@@ -49,8 +49,9 @@ class JacobianSpectrum(JacobianOptions):
     rank exceeds.
 
     Where the input has too many dimensions for all of them, ``directions`` random ones
-    are taken, the same for all samples and records: singular values and ranks are lower
-    bounds then, and marked ``lower_bound``.
+    are taken, the same for all samples and records: singular values and the absolute rank
+    are lower bounds then, and marked ``lower_bound``. The relative rank is an estimate
+    there, since σ₁ of the sketch, to which it is relative, is a lower bound as well.
 
     Attributes:
         eps: Absolute threshold, in units of output over input.
