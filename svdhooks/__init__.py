@@ -14,6 +14,7 @@ _TABLE = {
     "ExpertLoad": "svdhooks.quantities.expert_load",
     "JacobianOptions": "svdhooks.jacobians",
     "JacobianSpectrum": "svdhooks.quantities.local_rank",
+    "Ledger": "svdhooks.quantities.ledger",
     "LiDAR": "svdhooks.quantities.lidar",
     "Light": "svdhooks.quantities.light",
     "LiveView": "svdhooks.display",

@@ -3,6 +3,7 @@
 from svdhooks.quantities.attention import AttentionLogits
 from svdhooks.quantities.covariance import Covariance
 from svdhooks.quantities.expert_load import ExpertLoad
+from svdhooks.quantities.ledger import Ledger
 from svdhooks.quantities.lidar import LiDAR
 from svdhooks.quantities.light import Light
 from svdhooks.quantities.local_rank import JacobianSpectrum
@@ -30,6 +31,7 @@ __all__ = [
     "ExpertLoad",
     "JacobianQuantity",
     "JacobianSpectrum",
+    "Ledger",
     "LiDAR",
     "Light",
     "PointObserver",

@@ -8,6 +8,8 @@ from svdhooks.linalg.light import LIGHT_MEASURES
 from svdhooks.quantities.attention import LOGIT_MEASURES, AttentionLogits
 from svdhooks.quantities.covariance import Covariance
 from svdhooks.quantities.expert_load import EXPERT_LOAD_MEASURES, ExpertLoad
+from svdhooks.quantities.ledger import Ledger
+from svdhooks.quantities.ledger_seen import LEDGER_MEASURES
 from svdhooks.quantities.lidar import LIDAR_MEASURES, LiDAR
 from svdhooks.quantities.light import Light
 from svdhooks.quantities.local_rank import POINT, JacobianSpectrum, measures_of
@@ -49,6 +51,8 @@ def fields_of(quantity: Quantity, subject: object) -> Mapping[str, tuple[str, ..
             return {"tokens": TOKEN_MEASURES}
         case Covariance():
             return _of_points(quantity, subject, COVARIANCE_MEASURES, quantity.measures)
+        case Ledger():
+            return {"ledger": LEDGER_MEASURES}
         case LiDAR():
             return _of_points(quantity, subject, LIDAR_MEASURES)
         case _:

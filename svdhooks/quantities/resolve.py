@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from svdhooks.quantities.attention import AttentionLogits
 from svdhooks.quantities.covariance import Covariance
 from svdhooks.quantities.expert_load import ExpertLoad
+from svdhooks.quantities.ledger import Ledger
 from svdhooks.quantities.light import Light
 from svdhooks.quantities.local_rank import JacobianSpectrum
 from svdhooks.quantities.protocols import (
@@ -23,6 +24,7 @@ from svdhooks.schedule import Schedule, check_schedule, sparser
 _BY_NAME: dict[str, Callable[[], Quantity]] = {
     "weight_spectrum": WeightSpectrum,
     "covariance": Covariance,
+    "ledger": Ledger,
     "light": Light,
     "local_rank": JacobianSpectrum,
     "token_rank": TokenRank,

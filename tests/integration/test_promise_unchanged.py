@@ -106,7 +106,10 @@ def test_training_is_bit_identical_with_jacobians_and_ledger(tmp_path):
             model,
             tmp_path,
             every=2,
-            quantities=[svdhooks.JacobianSpectrum(schedule=None, max_samples=3)],
+            quantities=[
+                svdhooks.JacobianSpectrum(schedule=None, max_samples=3),
+                svdhooks.Ledger(),
+            ],
             max_overhead=None,
             sinks=[memory],
             on_error="raise",
@@ -116,7 +119,7 @@ def test_training_is_bit_identical_with_jacobians_and_ledger(tmp_path):
     assert _same(plain["trail"], watched["trail"])
     assert _same(dict(plain["state"]), dict(watched["state"]))
     measured = {(r.layer, r.point) for r in memory.records if r.layer and r.ok}
-    assert {("conv", "jacobian"), ("head", "jacobian")} <= measured
+    assert {("conv", "jacobian"), ("head", "jacobian"), ("head", "ledger")} <= measured
     assert hooks_on(watched["model"]) == hooks_on(plain["model"])
 
 
