@@ -64,7 +64,7 @@ def test_behind_one_relu_layer_the_rank_is_the_number_of_active_units(dtype, wid
     assert len(ranks.unique()) > 1 or widths[1] == 12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     dims=st.lists(st.integers(1, 9), min_size=3, max_size=5),
     eps=st.floats(1e-3, 3.0),

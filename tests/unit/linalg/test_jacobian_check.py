@@ -142,3 +142,24 @@ def test_independence_is_no_error_and_nan_is_one(method):
 
     errors = linalg.adjoint_errors(function, at, method)
     assert errors == {"constant": 0.0, "nan": torch.inf, "z": 0.0}
+
+
+@pytest.mark.parametrize("broken", [0, 11, 23])
+def test_one_wrong_layer_among_many_large_ones_is_named(broken):
+    """All layers are checked together first, but none drowns in the others."""
+    weights = [torch.randn(9, 9) for _ in range(24)]
+    x = torch.randn(4, 9)
+
+    def function(delta):
+        outputs = {}
+        for index, weight in enumerate(weights):
+            z = torch.tanh(x + delta) @ weight.T
+            # the wrong one is a millionth of the others, and wrong by a thousandth
+            if index == broken:
+                z = 1e-6 * (z + 1e-3 * tripled(z))
+            outputs[str(index)] = z
+        return outputs
+
+    errors = linalg.adjoint_errors(function, torch.zeros_like(x))
+    wrong = [name for name, error in errors.items() if error > 1e-4]
+    assert wrong == [str(broken)]
