@@ -29,19 +29,20 @@ class ResidualBlock(nn.Module):
         return functional.relu(y + self.shortcut(x), inplace=True)
 
 
-def resnet(classes: int = 10) -> nn.Module:
+def resnet(classes: int = 10, width: int = 64) -> nn.Module:
     """A ResNet-18 for images of 32 × 32: 11.2 million parameters, 21 matrices."""
     layers: list[nn.Module] = [
-        nn.Conv2d(3, 64, 3, padding=1, bias=False),
-        nn.BatchNorm2d(64),
+        nn.Conv2d(3, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     ]
-    in_ = 64
-    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+    in_ = width
+    for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
+        out = factor * width
         layers += [ResidualBlock(in_, out, stride), ResidualBlock(out, out, 1)]
         in_ = out
     return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_, classes)
     )
 
 
