@@ -60,6 +60,8 @@ class Measurement:
     def _basis(self) -> Basis:
         study, most = self._study, self._passes.most
         outputs = [most(study.sizes[name]) for name in study.layouts]
+        if study.alone:  # the number of rows may be another for each sample
+            outputs = []
         first = None if study.first is None else study.sizes[study.first]
         return choose_basis(most(study.at.size), outputs, first, self._options)
 
@@ -149,20 +151,20 @@ class Measurement:
     ) -> Callable[[], Mapping[str, Spectra]]:
         study, options, names = self._study, self._options, portion.names
         inner = study.inner if basis.kind == "first_layer" else None
-        if method == "reverse":
+        if method == "reverse" and names[0] not in study.alone:
             function, at = self._task.function(names, study.at, samples)
             (name,) = names
             outputs, rows = study.sizes[name], self._rows(name)
             return lambda: of_rows(
                 function, at, name, outputs, rows, portion.chunk, options
             )
-        point = inner or study.at
+        point = study.at if inner is None or method == "reverse" else inner
         function, at = self._task.function(names, point, samples)
         k = point.size if basis.complete else min(basis.directions, point.size)
         directions = orthonormal_directions(
             k, point.shape, dtype=point.dtype, device=point.device
         )
-        factor = self._factor
+        factor = self._factor if point is inner else None
         if factor is not None and point.dtype.itemsize >= 4:
             # as directions the factor spares a product for each sample and layer
             directions, factor = (

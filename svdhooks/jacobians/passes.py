@@ -56,7 +56,8 @@ class Passes:
         if self.lockstep:  # each pass by itself: what fails is made up for at once
             yield
             return
-        with probe_context(self._model, derivatives=True):
+        # what is differentiated says so; most passes only look
+        with probe_context(self._model, derivatives=True), torch.no_grad():
             yield
 
     @contextmanager
@@ -64,7 +65,8 @@ class Passes:
         if not self.each:
             yield
             return
-        with probe_context(self._model, derivatives=True, purpose=purpose):
+        context = probe_context(self._model, derivatives=True, purpose=purpose)
+        with context, torch.no_grad():
             yield
 
     def make(self, what: Callable[[], T], purpose: str = "forward") -> T:

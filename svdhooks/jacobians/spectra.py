@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from svdhooks.jacobians.options import JacobianOptions
 from svdhooks.linalg.jacobian import (
@@ -143,8 +144,13 @@ def joined(parts: list[Mapping[str, Spectra]], name: str) -> Spectra:
     """
     several = [part[name] for part in parts]
     errors = [each.error for each in several if each.error is not None]
+    # where samples have different numbers of rows, those of the others are zero
+    width = max(each.sigma.shape[1] for each in several)
+    sigma = [
+        functional.pad(each.sigma, (0, width - each.sigma.shape[1])) for each in several
+    ]
     return Spectra(
-        torch.cat([each.sigma for each in several]),
+        torch.cat(sigma),
         torch.cat([each.frobenius for each in several]),
         torch.cat(errors) if errors else None,
         several[0].complete,

@@ -1,0 +1,115 @@
+"""Promise 1 with Jacobians: training is not changed, bit for bit."""
+
+import contextlib
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from svdhooks.jacobians import Differentiator, JacobianOptions, passes
+from svdhooks.jacobians.front import local_rank
+from svdhooks.layers import find_layers
+from svdhooks.probe import ReferenceBatch
+from tests.models import Everything
+from tests.plain import hooks_on
+
+# beartype draws from Python's random stream to choose which items it checks
+pytestmark = pytest.mark.usefixtures("as_a_user_calls")
+
+TOKENS = [torch.randint(0, 11, (6, 5)) for _ in range(6)]
+LABELS = [torch.randint(0, 3, (6,)) for _ in range(6)]
+METHODS = ("forward", "double_backward", "reverse")
+
+
+def _streams() -> list[Any]:
+    python, legacy = random.random(), float(np.random.random())  # noqa: NPY002
+    return [python, legacy, float(torch.rand(()))]
+
+
+def _train(measure: Any = None) -> list[Any]:
+    """Train; note every loss, gradient, buffer and all streams."""
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    model = Everything()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    trail: list[Any] = []
+    hooks = hooks_on(model)
+    for tokens, labels in zip(TOKENS, LABELS, strict=True):
+        loss = nn.functional.cross_entropy(model(tokens), labels)
+        loss.backward()
+        if measure is not None:  # between backward and step: gradients are at stake
+            measure(model)
+        trail += [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+        trail += [torch.tensor([p.requires_grad for p in model.parameters()])]
+        optimizer.step()
+        optimizer.zero_grad()
+        trail += [b.clone() for b in model.buffers()]
+        trail += [model.plain_calls, model.training, *_streams()]
+    assert hooks_on(model) == hooks
+    return [*trail, *model.state_dict().values()]
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_is_bit_identical(method, monkeypatch):
+    """Hazard 8: gradients, buffers, flags and streams, whatever the method."""
+    from svdhooks.jacobians import ladder
+
+    first = METHODS.index(method)
+    monkeypatch.setattr(ladder, "RUNGS", METHODS[first:])
+    used: set[str] = set()
+
+    def measure(model: nn.Module) -> None:
+        found = local_rank(model, TOKENS[0], directions=4, max_directions=4)
+        used.update(each.method for each in found.values() if each.status == "ok")
+
+    assert _same(_train(), _train(measure))
+    assert used == {method}
+
+
+def test_training_is_bit_identical_after_errors():
+    """In the model, and while the spectra are taken."""
+
+    def measure(model: nn.Module) -> None:
+        calls = 0
+
+        def fail(*_: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > 5:
+                raise ValueError("planted")
+
+        differentiator = Differentiator(model, None, JacobianOptions())
+        layers = find_layers(model).layers
+        handle = model.head.register_forward_hook(fail)
+        try:
+            with pytest.raises(ValueError, match="planted"):
+                differentiator.measure(layers, ReferenceBatch.given(TOKENS[0]))
+        finally:
+            handle.remove()
+        assert torch.autograd.forward_ad._current_level == -1
+
+    assert _same(_train(), _train(measure))
+
+
+def test_a_measurement_without_isolation_would_have_changed_it(monkeypatch):
+    """The companion: the same passes, unprotected."""
+    monkeypatch.setattr(
+        passes, "probe_context", lambda model, **_: contextlib.nullcontext()
+    )
+
+    def measure(model: nn.Module) -> None:
+        with contextlib.suppress(Exception):
+            local_rank(model, TOKENS[0], directions=4, max_directions=4)
+
+    assert not _same(_train(), _train(measure))
