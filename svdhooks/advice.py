@@ -5,6 +5,7 @@ from typing import Any
 
 from svdhooks.distributed.meeting import DisagreementError
 from svdhooks.distributed.team import TeamError
+from svdhooks.jacobians.options import LayerJacobian
 from svdhooks.reports import RecordingError, Reporter, status_of
 
 
@@ -198,6 +199,28 @@ def nothing_to_measure(
         f"nothing for {name}",
         f"svdhooks: {name} was asked for and finds nothing to measure here: "
         f"{reason or lacking}.",
+    )
+
+
+def saturated(
+    reporter: Reporter, name: str, layers: Sequence[str], jacobian: LayerJacobian
+) -> None:
+    """Say that a sketch has too few directions to say more than their number.
+
+    Args:
+        reporter: Says it.
+        name: Of the quantity.
+        layers: Of which all directions are needed.
+        jacobian: Of the first of them.
+    """
+    more = "" if len(layers) == 1 else f" and {len(layers) - 1} more"
+    reporter.note(
+        f"saturated {name}",
+        f"svdhooks: {name} of {layers[0]}{more} is at least {jacobian.directions}, the "
+        f"number of random directions that were taken of the {jacobian.inputs} of the "
+        "input; it will not show a fall that ends above. Take more directions=, or fewer "
+        "outputs: positions='mean', or positions=-1, the last one of a sequence, have so "
+        "few that the whole Jacobian may fit.",
     )
 
 

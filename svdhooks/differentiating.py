@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from svdhooks import advice
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team, TeamError
@@ -127,9 +128,9 @@ class JacobianProbe:
             return []
         context = JacobianContext(step, _united(w for *_, w in told), chains)
         states = [(found, failed) for found, failed, _ in told]
-        return [
-            self._record(quantity, x, _merged(x.name, states), context) for x in watched
-        ]
+        merged = {x.name: _merged(x.name, states) for x in watched}
+        self._say_saturated(quantity, merged)
+        return [self._record(quantity, x, merged[x.name], context) for x in watched]
 
     def _record(
         self,
@@ -189,6 +190,12 @@ class JacobianProbe:
             self._share.measure(pieces, measure, failed)
         return found
 
+    def _say_saturated(self, quantity: JacobianQuantity, found: Found) -> None:
+        """Say so where a sketch has no smaller rank than it has directions."""
+        full = [name for name, x in found.items() if _is_saturated(x)]
+        if full:
+            advice.saturated(self._reporter, quantity.name, full, found[full[0]])
+
     def _report(self, quantity: JacobianQuantity, step: int, error: Exception) -> None:
         self._reporter.problem(
             quantity.name,
@@ -196,6 +203,14 @@ class JacobianProbe:
             f"{status_of(error)}. It is missing in this record; training goes on.",
             error,
         )
+
+
+def _is_saturated(jacobian: LayerJacobian) -> bool:
+    spectra = jacobian.spectra
+    if jacobian.complete or not spectra.numel() or len(spectra.T) < jacobian.directions:
+        return False
+    # nearly all directions are as good as the first
+    return bool((spectra[:, -1] > 0.1 * spectra[:, 0]).all())
 
 
 def _united(several: Iterable[Mapping[str, Sigma]]) -> dict[str, Sigma]:

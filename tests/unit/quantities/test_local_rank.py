@@ -13,6 +13,7 @@ from svdhooks.layers import find_layers
 from svdhooks.quantities import JacobianSpectrum
 from svdhooks.quantities.local_rank import JACOBIAN_MEASURES, measures_of
 from svdhooks.quantities.protocols import JacobianContext
+from svdhooks.reports import RecordingWarning
 from svdhooks.sinks.memory import MemorySink
 from tests.models import mlp
 
@@ -210,3 +211,20 @@ def test_it_needs_a_reference_batch():
             observe="training",
             quantities="local_rank",
         )
+
+
+def test_a_sketch_that_can_say_no_more_says_so_once():
+    torch.manual_seed(0)
+    model, x = mlp(30, 40, 20), torch.randn(4, 30)
+    few = JacobianSpectrum(directions=3, max_directions=5, schedule=svdhooks.every(1))
+    with pytest.warns(RecordingWarning, match="number of random directions") as caught:
+        sink = _run(model, x, quantities=few)
+    assert len(caught) == 1
+    assert all(r.marks == ("lower_bound",) for r in sink.of("local_rank"))
+    with torch.no_grad():  # of rank two: three directions are enough to see it
+        model[0].weight[2:] = 0
+        model[0].bias.fill_(1.0)
+    records = _run(model, x, quantities=few).of("local_rank")
+    ranks = [r.measures["local_rank"] for r in records]
+    assert ranks[0] == 2
+    assert 1 <= ranks[1] <= 2  # of some samples one of the two units is off
