@@ -9,9 +9,13 @@ from torch import nn
 
 from svdhooks.distributed.team import Team, TeamError
 from svdhooks.isolation import probe_context
+from svdhooks.linalg.jacobian import Method
 from svdhooks.reports import status_of
 
 T = TypeVar("T")
+
+_BACKWARD: tuple[Method, ...] = ("double_backward", "reverse")
+"""Purposes of passes with a backward pass begin so."""
 
 
 class PassFailedError(RuntimeError):
@@ -67,6 +71,8 @@ class Passes:
             return
         context = probe_context(self._model, derivatives=True, purpose=purpose)
         with context, torch.no_grad():
+            if purpose.startswith(_BACKWARD):
+                _stay_gathered(self._model)
             yield
 
     def make(self, what: Callable[[], T], purpose: str = "forward") -> T:
@@ -120,6 +126,18 @@ class Passes:
     def most(self, number: int) -> int:
         """The largest number of those of the processes that make the same passes."""
         return max(self.told(number))
+
+
+def _stay_gathered(model: nn.Module) -> None:
+    """Let FSDP2 gather each parameter once in a pass; its context puts that back.
+
+    A second backward pass would find the memory of parameters freed.
+    """
+    for module in model.modules():
+        for name in ("set_reshard_after_forward", "set_reshard_after_backward"):
+            switch = getattr(module, name, None)
+            if switch is not None:
+                switch(False, recurse=False)
 
 
 def lacks_memory(error: BaseException) -> bool:
