@@ -146,3 +146,36 @@ def only_one(rank: int, keeper: int) -> Values:
         ) as recorder:
             recorder.step(batch=images(9) if rank == keeper else None)
     return values_of(sink.records)
+
+
+class Allergic(Images):
+    """Cannot run under a mode, on one rank."""
+
+    refuses = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.refuses and torch.overrides._get_current_function_mode() is not None:
+            raise RuntimeError("not under a mode")
+        return super().forward(x)
+
+
+def untraced(rank: int) -> tuple[Values, str | None]:
+    torch.manual_seed(0)
+    model = fully_shard(Allergic())
+    model.refuses = rank == 1
+    sink = svdhooks.MemorySink()
+    with svdhooks.watch(
+        model, None, quantities=[Ledger()], sinks=[sink], probe=images(9)[rank::2]
+    ) as recorder:
+        broken = recorder._team.broken
+    return values_of(sink.records), broken
+
+
+def test_what_cannot_be_traced_on_one_rank_is_run_again_by_all(ranks: Ranks) -> None:
+    (records, broken), (none, _) = ranks.run(2, untraced)
+    assert none == {}
+    assert broken is None
+    assert len(records) == 4
+    for fields in records.values():
+        assert fields["status"] == "ok"
+        assert fields["count"] > 0

@@ -1,6 +1,7 @@
 """Which layer feeds which, against what is written in the models."""
 
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -402,3 +403,20 @@ def test_a_flow_pickles_and_knows_nothing_else():
     assert not Flow()
     assert list(Flow().edges()) == []
     assert isinstance(next(flow.edges()), Edge)
+
+
+def test_the_trace_keeps_no_tensor_alive():
+    alive: list[int] = []
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        known: list[weakref.ref[Tensor]] = []
+        for layer in net.children():
+            x = layer(x).relu()
+            known.append(weakref.ref(x))
+            alive.append(sum(ref() is not None for ref in known))
+        return x
+
+    parts = {name: nn.Linear(5, 5) for name in "abcde"}
+    flow = flow_of(Net(forward, **parts), torch.randn(4, 5))
+    assert flow.relu_chain("e") == tuple("abcde")
+    assert max(alive) == 1
