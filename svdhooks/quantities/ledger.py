@@ -109,9 +109,11 @@ class Ledger:
         return LedgerObserver(self, wanted, context)
 
     def measured_points(self, layer: Watched) -> list[str]:
-        """Input and output of layers; taps have no weight."""
+        """Input and output of layers, where there is something to say; none of taps."""
         if not isinstance(layer, Layer):
             return []
+        if "output" not in layer.points and "input" in self.skipped_points(layer):
+            return []  # such as experts: nothing but a count would be left
         return [point for point in ("input", "output") if point in layer.points]
 
     def skipped_points(self, layer: Watched) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The ledger against closed forms, counts by hand, and covariances formed at once."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -184,6 +185,8 @@ def test_what_is_left_out_is_said():
     assert "group of a convolution" in skipped[0]["input"]
     assert "conv_transpose2d" in skipped[1]["input"]
     assert "30 features exceed" in skipped[1]["output"]
+    unseen = dataclasses.replace(layers[0], points={"input": 4})
+    assert quantity.measured_points(unseen) == []
     found = ledger_of(model, torch.randn(2, 4, 5, 5), quantity)["1"]
     assert found.ok
     assert math.isnan(found.measures["information"])
