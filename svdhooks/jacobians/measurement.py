@@ -121,7 +121,9 @@ class Measurement:
 
     def _parts(self, portion: Portion, method: Method, basis: Basis) -> Parts:
         """The spectra of all samples, some at a time."""
-        samples, size, done = self._task.samples(), portion.samples, 0
+        samples, done = self._task.samples(), 0
+        # not more than there are, or halving would not help at once
+        size = min(portion.samples, self._passes.most(len(samples)))
         if self._study.way is None:
             size = len(samples)
         found: Parts = []
