@@ -10,7 +10,7 @@ from svdhooks.jacobians.basis import Basis, Portion, choose_basis, portions
 from svdhooks.jacobians.first import first_weight
 from svdhooks.jacobians.options import LayerJacobian
 from svdhooks.jacobians.passes import Passes, lacks_memory
-from svdhooks.jacobians.spectra import Spectra, joined, of_products, of_rows
+from svdhooks.jacobians.spectra import How, Spectra, joined, of_products, of_rows
 from svdhooks.jacobians.task import Task
 from svdhooks.linalg.jacobian import Method, first_layer_factor, orthonormal_directions
 from svdhooks.reports import status_of
@@ -151,31 +151,26 @@ class Measurement:
     def _job(
         self, portion: Portion, method: Method, basis: Basis, samples: Sequence[int]
     ) -> Callable[[], Mapping[str, Spectra]]:
-        study, options, names = self._study, self._options, portion.names
-        inner = study.inner if basis.kind == "first_layer" else None
+        """What one pass does."""
+        study, names = self._study, portion.names
+        how = How(method, self._options, portion.chunk)
         if method == "reverse" and names[0] not in study.alone:
             function, at = self._task.function(names, study.at, samples)
-            (name,) = names
-            outputs, rows = study.sizes[name], self._rows(name)
-            return lambda: of_rows(
-                function, at, name, outputs, rows, portion.chunk, options
-            )
+            shape = self._rows(names[0]), study.sizes[names[0]]
+            return lambda: of_rows(function, at, names[0], shape, how)
+        inner = study.inner if basis.kind == "first_layer" else None
         point = study.at if inner is None or method == "reverse" else inner
         function, at = self._task.function(names, point, samples)
         k = point.size if basis.complete else min(basis.directions, point.size)
         directions = orthonormal_directions(
             k, point.shape, dtype=point.dtype, device=point.device
         )
-        factor = self._factor if point is inner else None
-        if factor is not None and point.dtype.itemsize >= 4:
-            # as directions the factor spares a product for each sample and layer
-            directions, factor = (
-                factor.mT.reshape(directions.shape).to(directions),
-                None,
-            )
-        return lambda: of_products(
-            function, at, directions, method, portion.chunk, factor, options
-        )
+        if point is inner and self._factor is not None:
+            if point.dtype.itemsize < 4:  # the factor is not to be rounded to 16 bits
+                how = replace(how, factor=self._factor)
+            else:  # as directions it spares a product for each sample and layer
+                directions = self._factor.mT.reshape(directions.shape).to(directions)
+        return lambda: of_products(function, at, directions, how)
 
     def _failed(self, portion: Portion, method: Method, error: Exception) -> None:
         """Note why, or find another method."""
@@ -183,11 +178,12 @@ class Measurement:
             for name in portion.names:
                 self._found[name] = self._without(name, "out of memory")
             return
+        self._study.fleeting = True  # it was right before, and may be again
         if method == "reverse":
             reason = f"reverse mode: {status_of(error)}"
             self._study.leave_out(dict.fromkeys(portion.names, reason))
-            return
-        self._task.choose_methods(self._passes, portion.names)
+        else:
+            self._task.choose_methods(self._passes, portion.names)
 
     def _result(self, name: str, method: Method, spectra: Spectra) -> LayerJacobian:
         finite = spectra.sigma.isfinite().all(-1)

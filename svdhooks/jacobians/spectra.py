@@ -40,14 +40,25 @@ class Spectra:
     directions: int
 
 
+@dataclass(frozen=True)
+class How:
+    """How Jacobians are taken.
+
+    Attributes:
+        method: How to differentiate.
+        options: Say how fine the spectra are, and whether sketches are refined.
+        chunk: Directions at once; None: all.
+        factor: Takes products with outputs of the first layer to those with inputs.
+    """
+
+    method: Method
+    options: JacobianOptions
+    chunk: int | None = None
+    factor: Tensor | None = None
+
+
 def of_products(
-    function: Function,
-    at: Tensor,
-    directions: Tensor,
-    method: Method,
-    chunk: int | None,
-    factor: Tensor | None,
-    options: JacobianOptions,
+    function: Function, at: Tensor, directions: Tensor, how: How
 ) -> dict[str, Spectra]:
     """Spectra of several layers from products with directions.
 
@@ -55,24 +66,22 @@ def of_products(
         function: What is differentiated.
         at: Where.
         directions: The directions.
-        method: How.
-        chunk: Directions at once.
-        factor: Takes products with the first layer's outputs to those with inputs.
-        options: Say whether sketches are refined.
+        how: How.
 
     Returns:
         By layer.
     """
+    method, chunk = how.method, how.chunk
     products = jacobian_products(function, at, directions, method, chunk)
     k, inputs = len(directions), at[:1].numel()
     found = {}
     for name in list(products):
         held = products.pop(name)
-        sigma, frobenius = _solved(held, factor, options)
+        sigma, frobenius = _solved(held, how)
         error = None
         if k < inputs:
             frobenius = frobenius * (inputs / k) ** 0.5
-            if options.refine:
+            if how.options.refine:
                 refined = refined_spectra(
                     function, at, name, held, method=method, chunk=chunk
                 )
@@ -81,25 +90,16 @@ def of_products(
     return found
 
 
-def _solved(
-    held: Tensor, factor: Tensor | None, options: JacobianOptions
-) -> tuple[Tensor, Tensor]:
+def _solved(held: Tensor, how: How) -> tuple[Tensor, Tensor]:
     """Singular values and norms."""
+    fine = {"resolution": how.options.resolution, "eps": how.options.eps}
     with unwatched():
-        sigma = jacobian_spectra(
-            held, factor, resolution=options.resolution, eps=options.eps
-        )
+        sigma = jacobian_spectra(held, how.factor, **fine)
         return sigma, sigma.double().square().sum(-1).sqrt()
 
 
 def of_rows(
-    function: Function,
-    at: Tensor,
-    name: str,
-    outputs: int,
-    rows: int,
-    chunk: int | None,
-    options: JacobianOptions,
+    function: Function, at: Tensor, name: str, shape: tuple[int, int], how: How
 ) -> dict[str, Spectra]:
     """Spectra of one layer by reverse mode: of all rows, or of random combinations.
 
@@ -107,19 +107,18 @@ def of_rows(
         function: What is differentiated.
         at: Where.
         name: The layer.
-        outputs: Dimension of its output.
-        rows: How many.
-        chunk: Rows at once.
-        options: Say how fine the spectra are.
+        shape: How many rows to take, and the dimension of its output.
+        how: How.
 
     Returns:
         Of this layer.
     """
+    rows, outputs = shape
     covectors = orthonormal_directions(
         rows, (outputs,), dtype=at.dtype, device=at.device
     )
-    found = jacobian_rows(function, at, name, covectors, chunk).flatten(2)
-    sigma, norm = _solved(found, None, options)
+    found = jacobian_rows(function, at, name, covectors, how.chunk).flatten(2)
+    sigma, norm = _solved(found, how)
     norm = norm * (outputs / rows) ** 0.5
     return {name: _held(sigma, norm, None, rows == outputs, rows)}
 
