@@ -36,11 +36,12 @@ def within_bounds(of_points: OfPoints) -> list[OfPoints]:
 
 def _bytes(quantity: PointQuantity, watched: Watched) -> int:
     """What the covariances of a layer take until they are put together."""
-    points: Sequence[str] = ()
     if isinstance(quantity, Covariance):
-        points = quantity.measured_points(watched)
-    elif isinstance(quantity, Ledger) and "output" in watched.points:
-        points = ("output",)
+        points: Sequence[str] = quantity.measured_points(watched)
+    elif isinstance(quantity, Ledger):  # which leaves out what is larger
+        points = ("output",) if "output" in watched.points else ()
+    else:
+        return 0
     sizes = [watched.points[point] for point in points]
     return sum(8 * d**2 for d in sizes if d <= quantity.max_features)
 

@@ -8,13 +8,13 @@ from torch import nn
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team
 from svdhooks.flow import Flow
+from svdhooks.flow.tracing import Tracer
 from svdhooks.hooks import count_calls, observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import Layer, PointValue, samples_of
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.nested import tensors_in
 from svdhooks.probe import Forward, Mask, ReferenceBatch
-from svdhooks.tracing import Tracer
 
 CHANGED = "changes parameters in place"
 """What `originals_kept` says of a model that must not be run again."""

@@ -387,7 +387,7 @@ def test_what_the_trace_breaks_is_run_without_it():
 
 
 def test_an_error_of_the_trace_reaches_nobody(monkeypatch):
-    from svdhooks import tracing
+    from svdhooks.flow import tracing
 
     monkeypatch.setattr(tracing, "MOST_STEPS", 2)
     assert not flow_of(mlp(5, 4, 3), torch.randn(2, 5))

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from svdhooks.flow import INPUT, UNKNOWN, Arrival, Flow, Operation, Step
+from svdhooks.flow.graph import INPUT, UNKNOWN, Arrival, Flow, Operation, Step
+from svdhooks.flow.operations import kind_of, makes_no_use_of_values, name_of
 from svdhooks.layers import PointValue
 from svdhooks.layers.layer import Layer
 from svdhooks.layers.survey import named_modules
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.nested import tensors_in
-from svdhooks.operations import kind_of, makes_no_use_of_values, name_of
 
 MOST_STEPS = 100_000
 """A forward of more operations is not traced: a recurrence written in Python."""

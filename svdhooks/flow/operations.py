@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from svdhooks.flow import Kind
+from svdhooks.flow.graph import Kind
 
 _ACTIVATIONS = frozenset((
     "relu",
