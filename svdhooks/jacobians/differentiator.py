@@ -80,6 +80,7 @@ class Differentiator:
         if not watched:
             return {}
         with self._passes.open():
+            self._perturbable.begin()
             study = self._known(watched, reference)
             task = Task(self._perturbable, study, watched, reference, self._options)
             found = Measurement(task, self._passes, exhausted).results()
@@ -97,7 +98,6 @@ class Differentiator:
         same = self._passes.all_true(key == self._key and not fleeting)
         if self._study is None or not same:
             self._key = None
-            self._passes.each = self._passes.lockstep
             student = Student(
                 self._perturbable, reference, watched, self._options, self._passes
             )

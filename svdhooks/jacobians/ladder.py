@@ -102,7 +102,7 @@ class Ladder:
         except Exception as error:  # noqa: BLE001  # the next method may do
             # forward mode fails with the whole model, the others with one layer
             if len(names) == 1 or method == "forward":
-                return dict.fromkeys(names, status_of(error))
+                return dict.fromkeys(names, _short(status_of(error)))
             return {name: self._wrong(method, [name])[name] for name in names}
         several = self._passes.told(own)
         return {
@@ -124,6 +124,11 @@ class Ladder:
             name: _said(error, max(map(_tolerance, (dtypes[name], at.dtype))))
             for name, error in errors.items()
         }
+
+
+def _short(reason: str, most: int = 160) -> str:
+    """PyTorch's own messages end in advice that is of no use here."""
+    return reason if len(reason) <= most else f"{reason[: most - 1]}…"
 
 
 def _tolerance(dtype: torch.dtype) -> float:

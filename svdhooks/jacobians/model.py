@@ -1,7 +1,7 @@
 """One call of a model with something added at its input point."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from svdhooks.hooks import differentiated
 from svdhooks.isolation import same_randomness
+from svdhooks.jacobians.restless import Place, Start, places_written
 from svdhooks.layers import Call, PointValue
 from svdhooks.layers.tap import Watched
 from svdhooks.nested import map_tensors, tensors_in
@@ -42,6 +43,8 @@ class Perturbable:
         self.model = model
         self._forward = forward
         self._place = placement(model)
+        self._written: list[Place] = []
+        self._start = Start([])
 
     def entering(self, reference: ReferenceBatch) -> list[Tensor]:
         """The tensors of a batch that the model receives, in order."""
@@ -75,27 +78,24 @@ class Perturbable:
             raise RuntimeError(f"the forward does not call the module {point.name!r}")
         return seen[0].detach().clone()
 
-    def changes(self, reference: ReferenceBatch) -> tuple[bool, bool]:
-        """Call the model once, and look whether it writes to itself.
+    def find_writes(self, reference: ReferenceBatch) -> bool:
+        """Call the model once, and note where it writes to itself.
 
         Args:
             reference: The batch.
 
         Returns:
-            Whether it changes parameters; whether buffers. Those that a context around
-            this puts back afterwards count.
+            Whether it changes parameters.
         """
+        parameters, buffers = places_written(
+            self.model, lambda: reference.run(self.model, self._forward)
+        )
+        self._written = [*parameters, *buffers]
+        return bool(parameters)
 
-        def states(tensors: Iterable[Tensor]) -> list[tuple[int, int, int]]:
-            return [(id(t), t._version, t.data_ptr()) for t in tensors]
-
-        def now() -> list[list[tuple[int, int, int]]]:
-            return [states(self.model.parameters()), states(self.model.buffers())]
-
-        before = now()
-        reference.run(self.model, self._forward)
-        parameters, buffers = (a != b for a, b in zip(before, now(), strict=True))
-        return parameters, buffers
+    def begin(self) -> None:
+        """Note what every pass has to begin with."""
+        self._start = Start(self._written)
 
     def outputs(
         self,
@@ -153,6 +153,7 @@ class Perturbable:
             target = self.entering(reference)[point.index]
             changed = change(self._place(target))
             reference = mapped(reference, lambda t: changed if t is target else t)
+        self._start.put_back()
         same_randomness()  # a model that draws random numbers is one function
         with differentiated(watched, receive, point.module, at_first_call):
             reference.run(self.model, self._forward)

@@ -41,12 +41,10 @@ class Passes:
 
     Attributes:
         lockstep: The same, for several processes.
-        each: Whether the model is put back as it was after each pass.
     """
 
     def __init__(self, model: nn.Module, team: Team, lockstep: bool) -> None:
         self.lockstep = lockstep and not team.alone
-        self.each = self.lockstep
         self._model = model
         self._team = team
 
@@ -65,10 +63,15 @@ class Passes:
             yield
 
     @contextmanager
-    def _one(self, purpose: str) -> Iterator[None]:
-        if not self.each:
-            yield
-            return
+    def apart(self, purpose: str = "forward") -> Iterator[None]:
+        """Make one pass after which the model is as before.
+
+        Args:
+            purpose: Passes of one purpose communicate in the same order.
+
+        Yields:
+            Nothing.
+        """
         context = probe_context(self._model, derivatives=True, purpose=purpose)
         with context, torch.no_grad():
             if purpose.startswith(_BACKWARD):
@@ -90,12 +93,11 @@ class Passes:
             TeamError: If the others cannot be reached.
         """
         if not self.lockstep:
-            with self._one(purpose):
-                return what()
+            return what()
         found: list[T] = []
         failure: Exception | None = None
         try:
-            with self._one(purpose):
+            with self.apart(purpose):
                 found.append(what())
         except TeamError:
             raise

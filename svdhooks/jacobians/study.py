@@ -129,11 +129,12 @@ class Student:
         return study
 
     def _restless(self) -> bool:
-        """Whether the forward changes parameters; if anything, it is put back each time."""
-        if self._passes.each:
+        """Whether the forward changes parameters; if anything, all passes begin alike."""
+        if self._passes.lockstep:  # each pass is put back by itself
             return False
-        parameters, buffers = self._model.changes(self._reference)
-        self._passes.each = parameters or buffers
+        with self._passes.apart():
+            parameters = self._model.find_writes(self._reference)
+        self._model.begin()
         return parameters
 
     def _note_first(self, study: Study, base: Mapping[str, PointValue]) -> None:

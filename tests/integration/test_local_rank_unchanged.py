@@ -13,6 +13,7 @@ from svdhooks.jacobians import Differentiator, JacobianOptions, passes
 from svdhooks.jacobians.front import local_rank
 from svdhooks.layers import find_layers
 from svdhooks.probe import ReferenceBatch
+from tests.jacobians import assert_spectra, one_of, spectra_by_hand
 from tests.models import Everything
 from tests.plain import hooks_on
 
@@ -118,3 +119,31 @@ def test_a_measurement_without_isolation_would_have_changed_it(monkeypatch):
             local_rank(model, TOKENS[0], directions=4, max_directions=4)
 
     assert not _same(_train(), _train(measure))
+
+
+class Rescaling(nn.Module):
+    """Rescales a weight in its forward, and points another elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.twin = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.first.weight.mul_(0.5)
+            self.twin.weight.data = 0.5 * self.twin.weight.data + self.first.weight
+        return self.last(torch.tanh(self.first(x) + self.twin(x)))
+
+
+def test_a_forward_that_writes_to_weights_is_undone_after_each_pass():
+    """Forward mode is kept from it: there it would end the process."""
+    model, x = Rescaling().double(), torch.randn(3, 4, dtype=torch.float64)
+    before = [p.clone() for p in model.parameters()]
+    places = [(p.data_ptr(), p._version) for p in model.parameters()]
+    expected = spectra_by_hand(model, ["last"], one_of(x[:1]), 1)
+    found = local_rank(model, x[:1])
+    assert all(map(torch.equal, model.parameters(), before))
+    assert [(p.data_ptr(), p._version) for p in model.parameters()] == places
+    assert found["last"].method.split()[-1] != "forward"
+    assert_spectra(found["last"].spectra, expected["last"], 1e-9)
