@@ -1,8 +1,8 @@
 """What the spectra of the Jacobians of every layer cost, against reverse mode.
 
-The baseline goes layer by layer: ``torch.func.vjp``, vmapped over the rows, with all
-samples in each pass (which is faster than a vmap over the samples too); then
-``svdvals``, or the float64 Gram matrix of the smaller side and ``eigvalsh``. A sketch
+The baseline goes layer by layer: ``torch.func.vjp``, vmapped over rows and samples
+(which is faster than all samples in one pass and a vmap over the rows: 118 against 173
+ms for the MLP, 2290 against 2670 for the ResNet); then ``svdvals``, or the float64 Gram matrix of the smaller side and ``eigvalsh``. A sketch
 has there as many random rows as it has random directions here.
 
 Ours is the full work, at three heights: the functions of ``svdhooks.linalg`` (all
@@ -15,15 +15,13 @@ Usage: OMP_NUM_THREADS=1 python benchmarks/local_rank.py [--rounds 7] [--cases m
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from _bench import show, side_by_side
-from models import Gpt, mlp, resnet
+from jacobian_cases import KINDS, Case, cases
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 from torch.nn import functional
@@ -36,93 +34,34 @@ from svdhooks.jacobians.options import JacobianOptions
 from svdhooks.layers import find_layers
 from svdhooks.probe import ReferenceBatch
 
-KINDS = (nn.Linear, nn.Conv2d)
-Function = Callable[[Tensor], dict[str, Tensor]]
 Spectra = dict[str, np.ndarray]
-
-
-@dataclass
-class Case:
-    """A model, a batch, and in how many directions it is differentiated.
-
-    Attributes:
-        name: For tables.
-        model: In evaluation mode.
-        batch: What enters.
-        directions: None: all of them.
-        root: The module whose output is the input point; None: the batch itself.
-        training: A batch of training, and what it is in words.
-    """
-
-    name: str
-    model: nn.Module
-    batch: Tensor
-    directions: int | None
-    training: tuple[Tensor, str]
-    root: nn.Module | None = None
-    layers: dict[str, nn.Module] = field(init=False)
-
-    def __post_init__(self) -> None:
-        named = self.model.named_modules()
-        self.layers = {name: part for name, part in named if isinstance(part, KINDS)}
-
-    def point(self) -> Tensor:
-        """Zeros, to be added to the input point."""
-        with torch.no_grad():
-            entering = self.root(self.batch) if self.root else self.batch
-        return torch.zeros_like(entering)
-
-    def function(self, start: str | None = None) -> Function:
-        """From delta to all pre-activations; delta is added at the start layer."""
-
-        def outputs_of(delta: Tensor) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = {}
-            with self._hooked(found, delta, start):
-                self.model(self.batch if self.root or start else self.batch + delta)
-            return found
-
-        return outputs_of
-
-    @contextmanager
-    def _hooked(
-        self, found: dict[str, Tensor], delta: Tensor, start: str | None
-    ) -> Iterator[None]:
-        handles = []
-        shifted = self.layers[start] if start else self.root
-        if shifted is not None:
-            shift = shifted.register_forward_hook(lambda _m, _a, out: out + delta)
-            handles.append(shift)
-        for name, layer in self.layers.items():
-
-            def keep(
-                _module: nn.Module, _args: object, out: Tensor, name: str = name
-            ) -> None:
-                # a copy: the activation behind may work in place
-                found[name] = out.flatten(1).clone()
-
-            handles.append(layer.register_forward_hook(keep))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def rows_of(case: Case) -> dict[str, Tensor]:
     """The baseline's Jacobians, or random rows of them: ``(samples, rows, inputs)``."""
-    function, at = case.function(), case.point()
+    with torch.no_grad():
+        entering = case.root(case.batch) if case.root else case.batch
     rows = {}
     for name in case.layers:
-        output, pull = vjp(lambda delta, name=name: function(delta)[name], at)
-        n, m = output.shape
-        if case.directions is None:
-            covectors = torch.eye(m)
-        else:
-            k = min(case.directions, m)
-            covectors = linalg.orthonormal_directions(k, (m,))
-        common = covectors[:, None].expand(-1, n, -1)
-        (found,) = vmap(pull)(common)
-        rows[name] = found.flatten(2).transpose(0, 1).detach()
+
+        def alone(sample: Tensor, name: str = name) -> Tensor:
+            return case.output(name, sample[None])[0]
+
+        m = alone(entering[0]).numel()
+        covectors = torch.eye(m)
+        if case.directions is not None:
+            covectors = linalg.orthonormal_directions(min(case.directions, m), (m,))
+
+        def pulled(
+            sample: Tensor,
+            alone: Callable[[Tensor], Tensor] = alone,
+            covectors: Tensor = covectors,
+        ) -> Tensor:
+            _, pull = vjp(alone, sample)
+            (found,) = vmap(pull)(covectors)
+            return found
+
+        rows[name] = vmap(pulled)(entering).flatten(2).detach()
     return rows
 
 
@@ -195,40 +134,6 @@ def step(case: Case) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return train
-
-
-def cases() -> dict[str, Case]:
-    torch.manual_seed(0)
-    chain = mlp(784, 200, 4)
-    images = resnet(width=16)
-    text = Gpt(vocabulary=256, length=32, width=64, depth=4, heads=4)
-    for model in (chain, images, text):
-        model.eval()
-    tokens = torch.randint(0, 256, (36, 32))
-    return {
-        "mlp": Case(
-            "MLP 784-200x4-10, 32 samples, all directions",
-            chain,
-            torch.randn(32, 784),
-            None,
-            (torch.randn(128, 784), "128 rows"),
-        ),
-        "resnet": Case(
-            "ResNet-18 w16, 4 images 32x32, 32 directions",
-            images,
-            torch.randn(4, 3, 32, 32),
-            32,
-            (torch.randn(128, 3, 32, 32), "128 images"),
-        ),
-        "transformer": Case(
-            "transformer 4L d64, 4 x 32 tokens, 32 directions",
-            text,
-            tokens[:4],
-            32,
-            (tokens[4:], "32 x 32 tokens"),
-            root=text.tokens,
-        ),
-    }
 
 
 def check(case: Case, candidates: Mapping[str, Callable[[], Any]]) -> None:
