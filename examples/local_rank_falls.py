@@ -4,9 +4,17 @@ Two networks learn scikit-learn's digits, 64-128-128-128-128-10 with ReLUs, and 
 one number, the weight decay of AdamW. svdhooks records the local rank of every layer
 (Patel and Shwartz-Ziv 2024, "Learning to Compress: Local Rank and Information
 Compression in Deep Neural Networks", arXiv:2410.07687): how many directions of an image
-can still move the layer's output. Both read every test image equally well.
+can still move the layer's output.
 
-    python examples/local_rank_falls.py                 # about two minutes on one core
+With seed 0 the deepest hidden layer begins at 58 and rises to 64, all that there are.
+With weight decay 0.5 it is at 13 after 5,000 steps and ends at 6; with 0.01 it stays at
+64. Test accuracies end at 0.975 and 0.978. The absolute threshold tells less than half
+of it: counted relative to the largest singular value, which grows with the logits, the
+second network's falls from 52 to 26. With other seeds the second one ends at 44 to 60,
+by another road: once its loss is below 1e-8 Adam makes a leap, which closes units, and
+all layers behind the first lose rank within the same few steps.
+
+    python examples/local_rank_falls.py                 # 80 s on one core
     python examples/local_rank_falls.py --steps 3000    # the beginning of the fall
     svdhooks summary runs/local_rank_falls/decay-0.5
 
@@ -307,6 +315,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     chosen = read_arguments(arguments)
+    torch.set_num_threads(1)  # more of them only wait for one another at this size
     console = Console()
     logs = {}
     for weight_decay in chosen.weight_decay:
