@@ -1,8 +1,8 @@
 """What the spectra of the Jacobians of every layer cost, against reverse mode.
 
 The baseline goes layer by layer: ``torch.func.vjp``, vmapped over rows and samples
-(which is faster than all samples in one pass and a vmap over the rows: 118 against 173
-ms for the MLP, 2290 against 2670 for the ResNet); then ``svdvals``, or the float64 Gram matrix of the smaller side and ``eigvalsh``. A sketch
+(at its best faster than all samples in one pass and a vmap over the rows: 118 against
+173 ms for the MLP, 2290 against 2670 for the ResNet); then ``svdvals``, or the float64 Gram matrix of the smaller side and ``eigvalsh``. A sketch
 has there as many random rows as it has random directions here.
 
 Ours is the full work, at three heights: the functions of ``svdhooks.linalg`` (all
@@ -48,9 +48,9 @@ def rows_of(case: Case) -> dict[str, Tensor]:
             return case.output(name, sample[None])[0]
 
         m = alone(entering[0]).numel()
-        covectors = torch.eye(m)
-        if case.directions is not None:
-            covectors = linalg.orthonormal_directions(min(case.directions, m), (m,))
+        # as many as there are outputs: the unit vectors
+        k = m if case.directions is None else min(case.directions, m)
+        covectors = linalg.orthonormal_directions(k, (m,))
 
         def pulled(
             sample: Tensor,
