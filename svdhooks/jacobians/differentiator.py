@@ -1,6 +1,8 @@
 """From a model, its layers and a reference batch to the spectra of its Jacobians."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 from torch.autograd import forward_ad
@@ -19,7 +21,7 @@ from svdhooks.probe import Forward, ReferenceBatch
 class Differentiator:
     """Takes the Jacobians of one model; keeps what it found out about it.
 
-    What is found out once, and anew when the layers or the shapes of the batch change:
+    What is found out once, and anew when modules or the shapes of the batch change:
     the input point, where each layer has its samples, the basis, and by which method
     each layer is differentiated rightly.
 
@@ -30,6 +32,10 @@ class Differentiator:
         team: The processes; None: this one is alone.
         lockstep: Whether a forward communicates (FSDP2): all processes then call
             `measure` together, and make the same passes in the same order.
+
+    Attributes:
+        known: What was found out, to be given to another one for the same model with
+            the same input point, axis and positions.
     """
 
     def __init__(
@@ -44,8 +50,7 @@ class Differentiator:
         self._perturbable = Perturbable(model, forward)
         self._options = options
         self._passes = Passes(model, team or Team(), lockstep)
-        self._key: object = None
-        self._study: Study | None = None
+        self.known = Known()
 
     def measure(
         self,
@@ -89,22 +94,36 @@ class Differentiator:
     def _known(self, watched: Sequence[Watched], reference: ReferenceBatch) -> Study:
         """What is known of the model; found out if anything of it changed."""
         entering = self._perturbable.entering(reference)
+        parameters = list(self._model.parameters())
         key = (
             tuple((layer.name, id(layer.module)) for layer in watched),
             tuple((tuple(t.shape), t.dtype) for t in entering),
-            tuple(sorted({str(p.dtype) for p in self._model.parameters()})),
+            {(p.dtype, p.device) for p in parameters},
+            # another module in between may have other operations
+            tuple((name, id(m), type(m)) for name, m in self._model.named_modules()),
         )
-        fleeting = self._study is not None and self._study.fleeting
-        same = self._passes.all_true(key == self._key and not fleeting)
-        if self._study is None or not same:
-            self._key = None
+        known = self.known
+        usable = key == known.key and not (known.study and known.study.fleeting)
+        if not self._passes.all_true(usable) or known.study is None:
+            self.known = Known()
             student = Student(
                 self._perturbable, reference, watched, self._options, self._passes
             )
-            self._study = student.study()
-            task = Task(
-                self._perturbable, self._study, watched, reference, self._options
-            )
+            study = student.study()
+            task = Task(self._perturbable, study, watched, reference, self._options)
             task.choose_methods(self._passes)
-            self._key = key
-        return self._study
+            self.known = known = Known(key, study)
+        return cast("Study", known.study)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found out of a model.
+
+    Attributes:
+        key: Of what model and what batch; it has to be the same.
+        study: What it is; None: nothing yet.
+    """
+
+    key: object = None
+    study: Study | None = None

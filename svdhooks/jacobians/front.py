@@ -1,15 +1,16 @@
 """The front door: the local rank of every layer, now."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
 from svdhooks.distributed.team import Team, TeamError, form_team
 from svdhooks.distributed.tensor_parallel import is_tensor_parallel
-from svdhooks.jacobians.differentiator import Differentiator
+from svdhooks.jacobians.differentiator import Differentiator, Known
 from svdhooks.jacobians.local_rank import LocalRank
 from svdhooks.jacobians.options import JacobianOptions, Positions
 from svdhooks.jacobians.passes import Passes
@@ -97,12 +98,38 @@ def local_rank(
     team = form_team() if together else Team()
     try:
         _try(plain, reference, forward, Passes(plain, team, together))
-        found = Differentiator(plain, forward, options, team, together).measure(
-            watched, reference
-        )
+        differentiator = Differentiator(plain, forward, options, team, together)
+        kept = _kept(forward, options, together)
+        differentiator.known = kept.get(plain, Known())
+        found = differentiator.measure(watched, reference)
+        kept[plain] = differentiator.known
     finally:
         team.leave()
     return {name: LocalRank.of(each, eps, relative) for name, each in found.items()}
+
+
+_KEPT: dict[object, "WeakKeyDictionary[nn.Module, Known]"] = {}
+
+
+def _kept(
+    forward: Forward | None, options: JacobianOptions, together: bool
+) -> MutableMapping[nn.Module, Known]:
+    """What earlier calls found out, which takes longer than measuring a small model.
+
+    Nothing is kept that would keep the model alive, or a function of the user's.
+
+    Args:
+        forward: How the model is called.
+        options: How the Jacobians are taken.
+        together: Whether several processes measure it together.
+
+    Returns:
+        Model -> what was found out; empty where nothing is kept.
+    """
+    if forward is not None or together or options.point == "":
+        return {}
+    key = (options.point, options.positions, options.batch_axis)
+    return _KEPT.setdefault(key, WeakKeyDictionary())
 
 
 def _check_eps(eps: object) -> None:
