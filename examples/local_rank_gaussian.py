@@ -19,16 +19,15 @@ ten, and 99 % of its sensitivity lies along those that the best encoder of that 
 uses. The hidden layers keep one direction more. Unlike in the published runs the ranks
 of the deeper layers dip once, in the first 100 steps, before they rise and fall.
 
-    python examples/local_rank_gaussian.py              # 70 s on one core
-    python examples/local_rank_gaussian.py --steps 2000 --weight-decay 4
+    python examples/local_rank_gaussian.py    # 70 s on one core
     svdhooks summary runs/local_rank_gaussian/decay-1
 """
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,21 +44,18 @@ from svdhooks.linalg.information import GaussianBottleneck
 
 WIDTHS = (100, 200, 200, 200, 200, 10)
 LAYERS = ("layer1", "layer2", "layer3", "layer4", "output")
+# of six runs, at initialisation; ± what another seed may read
 PUBLISHED = ("100", "97.0 ± 1", "94.3 ± 3", "90.7 ± 3", "")
-"""Of six runs, at initialisation; ± what another seed may read."""
 CORRELATIONS = torch.linspace(0.95, 0.1, 10)
-BATCH_SIZE = 64
-LEARNING_RATE = 5e-4
-SAMPLES = 128
+BATCH_SIZE, LEARNING_RATE, SAMPLES = 64, 5e-4, 128
 
 
 @dataclass(frozen=True)
 class Source:
     """Jointly Gaussian x and y, each with unit variance.
 
-    Attributes:
-        directions: ``(100, 10)``, orthonormal: along column i, x has the correlation
-            ``CORRELATIONS[i]`` with ``y[i]``.
+    Along column i of ``directions``, ``(100, 10)`` and orthonormal, x has the correlation
+    ``CORRELATIONS[i]`` with ``y[i]``.
     """
 
     directions: Tensor
@@ -111,13 +107,12 @@ def train(
     model: nn.Module, source: Source, *, weight_decay: float, steps: int, seed: int
 ) -> Iterator[float]:
     """One optimiser step, on fresh samples, for each loss that is asked for."""
-    weights = [p for p in model.parameters() if p.ndim == 2]
-    biases = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim == 2]},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0},
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": weights}, {"params": biases, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
-        weight_decay=weight_decay,
-        fused=True,
+        groups, lr=LEARNING_RATE, weight_decay=weight_decay, fused=True
     )
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -154,10 +149,8 @@ def record(
         # a minute of training is too short for a share of it: keep every step asked for
         max_overhead=None,
     )
+    training = train(model, source, weight_decay=weight_decay, steps=steps, seed=seed)
     with watching as recorder:
-        training = train(
-            model, source, weight_decay=weight_decay, steps=steps, seed=seed
-        )
         for _ in training:
             recorder.step()
     return model
@@ -167,12 +160,9 @@ def record(
 class Outcome:
     """A trained network beside the closed form.
 
-    Attributes:
-        log: What was recorded.
-        rank: Local rank of the output at the end, rounded.
-        along: Share of the output's sensitivity, the squared Frobenius norm of its
-            Jacobian, along the ``rank`` directions that the best encoder uses.
-        betas: Prices β of information between which the best encoder has this rank.
+    ``rank`` is the local rank of the output at the end, rounded; ``along`` the share of
+    the squared Frobenius norm of its Jacobian in as many directions, those that the best
+    encoder uses; ``betas`` the prices between which that encoder has this rank.
     """
 
     log: svdhooks.RunLog
@@ -220,18 +210,14 @@ def tell_course(console: Console, name: str, log: svdhooks.RunLog) -> None:
 
 
 def tell_outcomes(console: Console, outcomes: dict[str, Outcome]) -> None:
-    table = new_table(
-        "At the end, beside the information bottleneck",
-        "",
-        *LAYERS,
-        "along best\ndirections",
-        "same rank\nfor β from",
-    )
+    title = "At the end, beside the information bottleneck"
+    beside = ("along best\ndirections", "same rank\nfor β from")
+    table = new_table(title, "", *LAYERS, *beside)
     for name, outcome in outcomes.items():
-        ranks = [outcome.log.local_rank(layer).mean[-1] for layer in LAYERS]
+        means = [outcome.log.local_rank(layer).mean for layer in LAYERS]
         table.add_row(
             name.removeprefix("weight "),
-            *(f"{rank:.1f}" for rank in ranks),
+            *(f"{mean[-1]:.1f}" for mean in means),
             f"{outcome.along:.1%}",
             interval(*outcome.betas),
         )
@@ -257,14 +243,9 @@ def draw(outcomes: dict[str, Outcome], picture: Path) -> None:
     colours = [*mpl.colormaps["viridis"](np.linspace(0.85, 0, len(LAYERS) - 1)), "0.6"]
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
-        figure, axes = plt.subplots(
-            1,
-            len(outcomes),
-            figsize=(1.6 + 2.6 * len(outcomes), 3.2),
-            layout="constrained",
-            sharey=True,
-            squeeze=False,
-        )
+        width = 1.6 + 2.6 * len(outcomes)
+        figure = plt.figure(figsize=(width, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(outcomes), sharey=True, squeeze=False)
         for panel, (name, outcome) in zip(axes[0], outcomes.items(), strict=True):
             for layer, colour in zip(LAYERS, colours, strict=True):
                 history = outcome.log.local_rank(layer)
@@ -274,31 +255,20 @@ def draw(outcomes: dict[str, Outcome], picture: Path) -> None:
             panel.set_title(name, loc="left", fontweight="bold")
             panel.grid(axis="y", lw=0.4, alpha=0.5)
         axes[0, 0].set_ylabel(f"local rank, {history.threshold}")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        named = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside right center", frameon=False)
         figure.savefig(picture, dpi=120)
         plt.close(figure)
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Record local ranks of networks that learn from Gaussian data."
+        description="Record networks, one for each weight decay."
     )
-    parser.add_argument("--steps", type=int, default=8_000, help="of each network")
-    parser.add_argument(
-        "--weight-decay",
-        type=float,
-        nargs="+",
-        default=[1.0, 2.0, 4.0, 8.0],
-        help="one network for each",
-    )
+    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--weight-decay", type=float, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/local_rank_gaussian"),
-        help="directory of the logs and of the figure",
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/local_rank_gaussian"))
     return parser.parse_args(arguments)
 
 
@@ -307,30 +277,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # more of them only wait for one another at this size
     console = Console()
     source = Source.random(chosen.seed)
-    bottleneck = source.bottleneck()
+    length = {"steps": chosen.steps, "seed": chosen.seed}
     outcomes = {}
-    for weight_decay in chosen.weight_decay:
-        log_dir = chosen.out / f"decay-{weight_decay:g}"
+    for decay in chosen.weight_decay:
+        name, log_dir = f"weight decay {decay:g}", chosen.out / f"decay-{decay:g}"
         start = time.perf_counter()
-        with console.status(f"weight decay {weight_decay:g}: {chosen.steps:,} steps"):
-            model = record(
-                log_dir,
-                source,
-                weight_decay=weight_decay,
-                steps=chosen.steps,
-                seed=chosen.seed,
-            )
-        console.print(
-            f"weight decay {weight_decay:g}: {chosen.steps:,} steps in "
-            f"{time.perf_counter() - start:.0f} s, recorded in {log_dir}"
-        )
-        outcomes[f"weight decay {weight_decay:g}"] = compare(
-            model, svdhooks.RunLog(log_dir), bottleneck, probe(chosen.seed)
-        )
+        with console.status(f"{name}: {chosen.steps:,} steps"):
+            model = record(log_dir, source, weight_decay=decay, **length)
+        seconds = time.perf_counter() - start
+        console.print(f"{name}: {chosen.steps:,} steps in {seconds:.0f} s, {log_dir}")
+        log, x = svdhooks.RunLog(log_dir), probe(chosen.seed)
+        outcomes[name] = compare(model, log, source.bottleneck(), x)
     name, first = next(iter(outcomes.items()))
     tell_course(console, name, first.log)
     tell_outcomes(console, outcomes)
-    if importlib.util.find_spec("matplotlib"):
+    if find_spec("matplotlib"):
         draw(outcomes, chosen.out / "local_rank.png")
         console.print(f"Figure: {chosen.out / 'local_rank.png'}")
 
