@@ -1,6 +1,5 @@
 """The front door: the local rank of every layer, now."""
 
-import math
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +11,7 @@ from svdhooks.distributed.team import Team, TeamError, form_team
 from svdhooks.distributed.tensor_parallel import is_tensor_parallel
 from svdhooks.jacobians.differentiator import Differentiator, Known
 from svdhooks.jacobians.local_rank import LocalRank
-from svdhooks.jacobians.options import JacobianOptions, Positions
+from svdhooks.jacobians.options import JacobianOptions, Positions, check_threshold
 from svdhooks.jacobians.passes import Passes
 from svdhooks.layers import Selector, find_layers, named_modules, unwrap
 from svdhooks.layers.tap import TapChoice, Watched, find_taps
@@ -76,8 +75,8 @@ def local_rank(
         TypeError: If an argument is of a wrong kind.
         RuntimeError: If a dual level of forward mode is open.
     """
-    _check_eps(eps)
-    finest = {"resolution": eps} if relative else {"eps": eps}
+    check_threshold("eps", eps)
+    finest = {"relative_eps": eps} if relative else {"eps": eps}
     options = JacobianOptions(
         directions,
         max_directions,
@@ -130,13 +129,6 @@ def _kept(
         return {}
     key = (options.point, options.positions, options.batch_axis)
     return _KEPT.setdefault(key, WeakKeyDictionary())
-
-
-def _check_eps(eps: object) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
-        raise TypeError(f"eps={eps!r}: expected a number.")
-    if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"eps={eps}: expected a finite number, not negative.")
 
 
 def _watched(

@@ -1,5 +1,6 @@
 """How Jacobians are taken, and what comes of it for one layer."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,8 +32,8 @@ class JacobianOptions:
         refine: Refine a sketch: its leading singular values become those of the
             Jacobian, up to a stated error.
         eps: Smallest singular value that has to come out right.
-        resolution: Smallest ratio to the largest that has to come out right. Below what
-            Gram matrices resolve, SVDs are taken.
+        relative_eps: Smallest ratio to the largest one that has to come out right. Where
+            Gram matrices do not resolve either, SVDs are taken.
     """
 
     directions: int = 64
@@ -44,7 +45,7 @@ class JacobianOptions:
     batch_axis: int | None = None
     refine: bool = False
     eps: float | None = None
-    resolution: float | None = None
+    relative_eps: float | None = None
 
     def __post_init__(self) -> None:
         """Check the choices.
@@ -76,6 +77,30 @@ class JacobianOptions:
                 f"point={self.point!r}: expected the name of a module whose output is "
                 "the input point, or None."
             )
+        for name in ("eps", "relative_eps"):
+            threshold = getattr(self, name)
+            if threshold is not None:
+                check_threshold(name, threshold)
+
+
+def check_threshold(name: str, value: object) -> None:
+    """Refuse what singular values cannot be compared with.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number.")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(
+            f"{name}={value}: expected a threshold: finite and not negative, such as "
+            "0.01."
+        )
 
 
 def _whole(number: object) -> bool:

@@ -92,7 +92,7 @@ def of_products(
 
 def _solved(held: Tensor, how: How) -> tuple[Tensor, Tensor]:
     """Singular values and norms."""
-    fine = {"resolution": how.options.resolution, "eps": how.options.eps}
+    fine = {"resolution": how.options.relative_eps, "eps": how.options.eps}
     with unwatched():
         sigma = jacobian_spectra(held, how.factor, **fine)
         return sigma, sigma.double().square().sum(-1).sqrt()

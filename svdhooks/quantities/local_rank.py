@@ -1,12 +1,12 @@
 """Local rank: how many directions of the input a layer's pre-activation still tells apart."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from svdhooks import linalg
-from svdhooks.jacobians.options import JacobianOptions, LayerJacobian
+from svdhooks.jacobians.options import JacobianOptions, LayerJacobian, check_threshold
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
 from svdhooks.quantities.protocols import JacobianContext
@@ -73,16 +73,7 @@ class JacobianSpectrum(JacobianOptions):
         """
         super().__post_init__()
         for name in ("eps", "relative_eps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(
-                    f"JacobianSpectrum({name}={value!r}): expected a number."
-                )
-            if not 0 <= value < np.inf:
-                raise ValueError(
-                    f"JacobianSpectrum({name}={value!r}): expected a threshold >= 0, such "
-                    "as 0.01."
-                )
+            check_threshold(name, getattr(self, name))
 
     @property
     def name(self) -> str:
@@ -92,8 +83,7 @@ class JacobianSpectrum(JacobianOptions):
     @property
     def jacobian_options(self) -> JacobianOptions:
         """How the Jacobians are found."""
-        options = {x.name: getattr(self, x.name) for x in fields(JacobianOptions)}
-        return JacobianOptions(**{**options, "resolution": self.relative_eps})
+        return self
 
     def differentiated(self, layer: Watched) -> bool:
         """Whether a layer is concerned: it has an output, and is no table of tokens."""
