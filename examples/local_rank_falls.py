@@ -130,7 +130,7 @@ def record(log_dir: Path, *, weight_decay: float, steps: int, seed: int) -> nn.M
             "weight_spectrum",
             "covariance",
             # of all samples, as often as the rest
-            svdhooks.quantities.JacobianSpectrum(max_samples=None, schedule=None),
+            svdhooks.JacobianSpectrum(max_samples=None, schedule=None),
             "ledger",
         ],
         # a minute of training is too short for a share of it: keep every step asked for

@@ -143,7 +143,7 @@ def record(
         quantities=[
             "weight_spectrum",
             # of all samples, as often as the rest
-            svdhooks.quantities.JacobianSpectrum(max_samples=None, schedule=None),
+            svdhooks.JacobianSpectrum(max_samples=None, schedule=None),
             "ledger",
         ],
         # a minute of training is too short for a share of it: keep every step asked for
