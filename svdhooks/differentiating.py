@@ -102,6 +102,27 @@ class JacobianProbe:
                 measured.costs[quantity.name, x.name] = seconds
         return measured
 
+    def failed(self, of_jacobians: OfJacobians, step: int, status: str) -> Measured:
+        """What is recorded where the model cannot be run.
+
+        Args:
+            of_jacobians: What was to be measured, and of which layers and taps.
+            step: Optimiser updates contained in the weights.
+            status: Why not.
+
+        Returns:
+            Records without numbers, which of several processes rank 0 has.
+        """
+        measured = Measured()
+        context, nothing = JacobianContext(step, {}, {}), LayerJacobian.failed(status)
+        for quantity, watched in of_jacobians:
+            for x in watched:
+                measured.costs[quantity.name, x.name] = 0.0
+                if self._team.rank == 0:
+                    record = self._record(quantity, x, nothing, context)
+                    measured.records.append(record)
+        return measured
+
     def _records(
         self,
         quantity: JacobianQuantity,
@@ -198,7 +219,7 @@ class JacobianProbe:
 
     def _report(self, quantity: JacobianQuantity, step: int, error: Exception) -> None:
         self._reporter.problem(
-            quantity.name,
+            f"{quantity.name}: {status_of(error)}",  # its records are not told again
             f"svdhooks: {quantity.name} could not be measured at step {step}: "
             f"{status_of(error)}. It is missing in this record; training goes on.",
             error,

@@ -35,6 +35,9 @@ class Measured:
         self.observed |= other.observed
 
 
+PROBE_FAILED = "probe failed"
+"""How the status of what needs the probe begins where its forward failed: said once."""
+
 _UNCALLED = "not called in"
 _SHOWN = 8
 
@@ -57,7 +60,7 @@ def report_points(
         if record.status.startswith(_UNCALLED):
             if record.layer not in known:
                 uncalled[record.layer] = record.status.removeprefix(_UNCALLED)
-        elif not record.status.startswith("probe failed"):  # said once for all
+        elif not record.status.startswith(PROBE_FAILED):  # said once for all
             report_failed(reporter, record)
     if uncalled:
         more = f" and {len(uncalled) - _SHOWN} more" if len(uncalled) > _SHOWN else ""
@@ -67,6 +70,34 @@ def report_points(
             f"svdhooks: not called in{where} at step {records[0].step}: "
             f"{', '.join([*uncalled][:_SHOWN])}{more}. Their inputs and outputs are "
             "missing in that record; this is said once.",
+        )
+
+
+def report_alike(
+    reporter: Reporter, records: Sequence[Record], known: Collection[str] = ()
+) -> None:
+    """Report records that failed, those with the same reason together.
+
+    What keeps the derivative of one layer from being taken often keeps that of all.
+
+    Args:
+        reporter: Where problems go.
+        records: Of one step.
+        known: Layers of which it was said that they are not called.
+    """
+    alike: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        told = record.status.startswith(PROBE_FAILED) or record.layer in known
+        # a weight that is not finite was told with the first thing that failed for it
+        if not (record.ok or told or reporter.told(f"layer {record.layer}")):
+            alike.setdefault((record.quantity, record.status), []).append(record)
+    for (quantity, status), several in alike.items():
+        more = f" and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""
+        reporter.problem(
+            f"{quantity}: {status.partition(' (rank ')[0]}",
+            f"svdhooks: {quantity} of {', '.join(x.layer for x in several[:_SHOWN])}"
+            f"{more} could not be recorded at step {several[0].step}: {status}. The "
+            "values are NaN there; training goes on.",
         )
 
 

@@ -7,14 +7,13 @@ from torch import nn
 
 from svdhooks.choices import Choices
 from svdhooks.differentiating import JacobianProbe, OfJacobians
-from svdhooks.distributed.attempt import Attempt
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.refusals import why_not_differentiated
 from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable
 from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Tap, Watched
-from svdhooks.measured import Measured, report_points
+from svdhooks.measured import PROBE_FAILED, Measured, report_alike, report_points
 from svdhooks.observing import OfPoints
 from svdhooks.overhead import Part
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
@@ -42,6 +41,7 @@ class Measurer(Choices):
             then is left out.
         taps: Further points to watch.
         team: The processes that record the model.
+        traced: Whether anything has to know which layer feeds which.
 
     Attributes:
         refused: Why this model cannot be probed any more; None if it can.
@@ -57,13 +57,16 @@ class Measurer(Choices):
         exhausted: Callable[[], bool] = lambda: False,
         taps: Sequence[Tap] = (),
         team: Team | None = None,
+        traced: bool = True,
     ) -> None:
         super().__init__(table, taps, why_not_differentiated(model))
         self.model = model
         self._reporter = reporter
         self._exhausted = exhausted
         self._team = team or Team()
-        self._probe = Probe(model, options, forward, reporter, exhausted, self._team)
+        self._probe = Probe(
+            model, options, forward, reporter, exhausted, self._team, traced
+        )
         self._weights = WeightMeasurer(table.layers, reporter, exhausted, self._team)
         self._jacobians = JacobianProbe(
             model, table.layers, forward, reporter, exhausted, self._team
@@ -141,6 +144,7 @@ class Measurer(Choices):
         elif self._probing(reference, turn) and not self._exhausted():
             turn = turn or Turn(rehearses=not self._probe.rehearsed)
             of_points = self.of_points(quantities, chosen)
+            self._probe.failure = None
             if of_points:
                 self._from_probe(of_points, step, reference, measured, turn)
                 turn = replace(turn, rehearses=False)
@@ -186,17 +190,20 @@ class Measurer(Choices):
         measured: Measured,
         turn: Turn,
     ) -> None:
-        attempt = Attempt(self._team)
+        def rehearse() -> None:
+            if turn.runs and reference is not None:
+                self.rehearse(reference)
+
         if turn.rehearses:  # which traces what feeds what
-            with attempt:
-                if turn.runs and reference is not None:
-                    self.rehearse(reference)
-        if not attempt.all_well():
-            return
-        chains = {x.name: self._probe.flow.relu_chain(x.name) for x in self.watched}
-        known = {name: chain[:-1] for name, chain in chains.items() if chain}
-        found = self._jacobians.measure(of_jacobians, step, reference, turn, known)
-        report_points(self._reporter, found.records, self._probe.silent)
+            self._probe.rehearse_first(step, rehearse)
+        if self._probe.failure is not None:  # it was said; the model would fail again
+            status = f"{PROBE_FAILED}: {self._probe.failure}"
+            found = self._jacobians.failed(of_jacobians, step, status)
+        else:
+            chains = {x.name: self._probe.flow.relu_chain(x.name) for x in self.watched}
+            known = {name: chain[:-1] for name, chain in chains.items() if chain}
+            found = self._jacobians.measure(of_jacobians, step, reference, turn, known)
+        report_alike(self._reporter, found.records, self._probe.silent)
         measured.observed |= {quantity.name for quantity, _ in of_jacobians}
         measured.merge(found)
 

@@ -121,12 +121,19 @@ class OverheadGuard:
         """Whether the next due step is one to record at."""
         return self._waited + 1 >= self.allowance.stretch
 
-    def choose(self, parts: Sequence[Part], shared: Iterable[str] = ()) -> set[Part]:
+    def choose(
+        self,
+        parts: Sequence[Part],
+        shared: Iterable[str] = (),
+        whole: Iterable[str] = (),
+    ) -> set[Part]:
         """Which parts this record measures.
 
         Args:
             parts: All that are due, in the order of the model.
             shared: Quantities which share one probe forward.
+            whole: Quantities whose layers are measured in the same passes: half of
+                them costs as much as all, so they have their turn together.
 
         Returns:
             All parts, or those that waited longest and fit the allowance.
@@ -135,7 +142,7 @@ class OverheadGuard:
         chosen = set(parts)
         if self.allowance.seconds is not None:
             left = self.allowance.seconds - self._record_cost
-            chosen = self._affordable(parts, shared, left)
+            chosen = self._affordable(_units(parts, set(whole)), shared, left)
         self._probing = any(part[0] in shared for part in chosen)
         left = max(self._available, 0.0)
         self._until = self._clock() + self._expected(chosen) + left
@@ -158,23 +165,28 @@ class OverheadGuard:
         return sum(self._costs.get(p, 0.0) for p in parts) + self._record_cost + probe
 
     def _affordable(
-        self, parts: Sequence[Part], shared: set[str], left: float
+        self, units: Iterable[Sequence[Part]], shared: set[str], left: float
     ) -> set[Part]:
         """Those that waited longest and fit what is left."""
         chosen: set[Part] = set()
         probing = saving = False
-        for part in sorted(parts, key=lambda part: self._turn.get(part, -1)):
-            probe = part[0] in shared and not probing
-            cost = self._costs.get(part, 0.0) + (self._probe_cost if probe else 0.0)
+        for unit in sorted(units, key=self._waiting_since):
+            probe = unit[0][0] in shared and not probing
+            cost = sum(self._costs.get(part, 0.0) for part in unit)
+            cost += self._probe_cost if probe else 0.0
             if cost <= left:
                 probing |= probe
-                chosen.add(part)
+                chosen.update(unit)
                 left -= cost
             elif not saving:
                 # saved for it; else cheaper parts use up every allowance
                 saving = True
                 left = min(left, self.allowance.earned / 2)
         return chosen
+
+    def _waiting_since(self, unit: Sequence[Part]) -> int:
+        """The record in which it was measured; -1 before."""
+        return max(self._turn.get(part, -1) for part in unit)
 
     def finished(
         self,
@@ -220,3 +232,11 @@ class OverheadGuard:
                 return Allowance(stretch)
         earned = LARGEST_STRETCH * gain
         return Allowance(LARGEST_STRETCH, max(available + earned, 0.0), earned)
+
+
+def _units(parts: Sequence[Part], whole: set[str]) -> list[list[Part]]:
+    """The parts one by one, and those of some quantities together."""
+    units: dict[str | Part, list[Part]] = {}
+    for part in parts:
+        units.setdefault(part[0] if part[0] in whole else part, []).append(part)
+    return list(units.values())

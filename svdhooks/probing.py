@@ -14,6 +14,7 @@ from svdhooks.hooks import observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Watched
+from svdhooks.measured import PROBE_FAILED
 from svdhooks.observing import Observation, OfPoints, report_idle
 from svdhooks.passes import within_bounds
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
@@ -33,9 +34,11 @@ class Probe:
         reporter: Where problems go.
         exhausted: Whether the time of a record is used up.
         team: The processes that record the model.
+        traced: Whether anything has to know which layer feeds which.
 
     Attributes:
         refused: Why this model cannot be probed any more; None if it can.
+        failure: Why its latest run failed, here or on another process; None: it did not.
         rehearsed: Whether it was run once without measuring.
         silent: What that run did not call, as it said then.
         flow: Which layer feeds which, as seen in that run; empty if it was not traced.
@@ -49,8 +52,10 @@ class Probe:
         reporter: Reporter,
         exhausted: Callable[[], bool],
         team: Team,
+        traced: bool = True,
     ) -> None:
         self.refused: str | None = None
+        self.failure: str | None = None
         self.silent: frozenset[str] = frozenset()
         self.flow = Flow()
         self._model = model
@@ -60,7 +65,7 @@ class Probe:
         self._exhausted = exhausted
         self._team = team
         self._calls: Mapping[int, int] = {}
-        self._rehearser = Rehearser(model, forward, options.mask, team)
+        self._rehearser = Rehearser(model, forward, options.mask, team, traced)
 
     @property
     def rehearsed(self) -> bool:
@@ -193,14 +198,11 @@ class Probe:
             with attempt:
                 if batch is not None:
                     self._observe(batch, chosen, observation)
-        failure = attempt.failure
-        if failure is not None:
-            self._report_failed(failure, step)
-        told = self._team.exchange(None if failure is None else status_of(failure))
+        self._conclude(attempt.failure, step)
         # those that have seen nothing say so for every layer
         observation = observation or self._observation(of_points, context)
-        if any(told):
-            return self._failed(observation, told), observation
+        if self.failure is not None:
+            return self._failed(observation), observation
         observation.unite(self._team, turn)
         return observation.records(), observation
 
@@ -216,21 +218,39 @@ class Probe:
         ):
             batch.run(self._model, self._forward)
 
-    def _failed(
-        self, observation: Observation, told: Sequence[str | None]
-    ) -> list[Record]:
+    def rehearse_first(self, step: int, run: Callable[[], None]) -> None:
+        """Rehearse where nothing is observed, on all processes; collective.
+
+        Args:
+            step: Optimiser updates contained in the weights.
+            run: Does it, if this process has to; `failure` says what came of it.
+        """
+        attempt = Attempt(self._team)
+        with attempt:
+            run()
+        self._conclude(attempt.failure, step)
+
+    def _conclude(self, error: Exception | None, step: int) -> None:
+        """Let all processes know whether the run failed anywhere; collective."""
+        if error is not None:
+            self._report_failed(error, step)
+        told = self._team.exchange(None if error is None else status_of(error))
+        failed = ((rank, text) for rank, text in enumerate(told) if text)
+        where, self.failure = next(failed, (0, None))
+        if self.failure is not None and not self._team.alone:
+            self.failure += f" (rank {where})"
+
+    def _failed(self, observation: Observation) -> list[Record]:
         """What is recorded of a forward that failed somewhere; by one process."""
-        where, reason = next((r, text) for r, text in enumerate(told) if text)
-        status = f"probe failed: {reason}"
+        status = f"{PROBE_FAILED}: {self.failure}"
         if self._team.alone:
             records = observation.records()
             return [r if r.ok else replace(r, status=status) for r in records]
         if not self._team.writes:
             return []
-        failure = RuntimeError(reason)
+        failure = RuntimeError(self.failure)
         for watched in observation.watched:  # what this process saw is not all
             observation.fail(watched, failure)
-        status += f" (rank {where})"
         return [replace(r, status=status) for r in observation.records()]
 
     def _observation(self, of_points: OfPoints, context: ProbeContext) -> Observation:
@@ -242,7 +262,7 @@ class Probe:
         self._reporter.problem(
             "probe",
             f"svdhooks: the probe forward failed at step {step}: {status_of(error)}. "
-            "Covariances are missing in this record. Give a batch that the model "
+            "What needs it is missing in this record. Give a batch that the model "
             "accepts as probe= (tensor; tuple of positional arguments; mapping of "
             "keyword arguments), and forward=(model, batch) if the model is called "
             "otherwise.",

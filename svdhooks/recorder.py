@@ -214,11 +214,12 @@ class Recorder:
             return False
         self._previous = step
         try:
-            due = self._timetable.due(previous, step)
+            due = self._timetable.take(previous, step)
             recording = bool(due) and (first or self._guard.admits())
             recording = recording and delayed.has_room(step)
             if recording:
-                self._recording.make(step, due, context, first)
+                left_out = self._recording.make(step, due, context, first)
+                self._timetable.settle(due, left_out)
                 with self._guard.timed():
                     self._bases.store()
             self._look_ahead(step)
@@ -288,8 +289,7 @@ class Recorder:
         return None if source is None else display.html(source)
 
     def __repr__(self) -> str:
-        watched = len(self.watched)
-        points = f"{watched} layer{'' if watched == 1 else 's'}"
+        points = f"{len(self.watched)} layer{'s' * (len(self.watched) != 1)}"
         state = "closed" if self._closed else f"at step {self._step}"
         return f"<Recorder: {points}, {self.settings.schedule}, {state}>"
 

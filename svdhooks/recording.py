@@ -15,7 +15,12 @@ from svdhooks.measured import Measured
 from svdhooks.models import Models
 from svdhooks.outcome import Outcome, united
 from svdhooks.overhead import OverheadGuard, Part
-from svdhooks.quantities import PointQuantity, Quantity, needs_probe
+from svdhooks.quantities import (
+    JacobianQuantity,
+    PointQuantity,
+    Quantity,
+    needs_probe,
+)
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, Said
 from svdhooks.settings import Settings
@@ -66,7 +71,7 @@ class Recording:
         due: Sequence[Quantity],
         context: Mapping[str, float | int],
         first: bool,
-    ) -> None:
+    ) -> set[str]:
         """Make one record.
 
         Args:
@@ -74,6 +79,9 @@ class Recording:
             due: What to measure.
             context: Where the training stands.
             first: Whether this is the record before the first update.
+
+        Returns:
+            Names of the quantities for which there was no time.
         """
         names = [q.name for q in due if isinstance(q, PointQuantity)]
         if not self.delayed.choose(due) or any(
@@ -106,6 +114,7 @@ class Recording:
         fewer = allowance.stretch > 1 or allowance.seconds is not None
         if fewer and self._team.writes:
             advice.stretched(self._reporter, self._settings.max_overhead)
+        return {name for name, _ in parts} - {name for name, _ in measured.costs}
 
     def _measure(
         self, step: int, due: Sequence[Quantity], first: bool, names: Sequence[str]
@@ -117,7 +126,8 @@ class Recording:
         with nullcontext(said) if alone else self._reporter.held() as said:
             probing = self._models.prepare(step, due, first)
             parts = self._models.parts(due, probing)
-            chosen = guard.choose(parts, names)
+            whole = [q.name for q in due if isinstance(q, JacobianQuantity)]
+            chosen = guard.choose(parts, names, whole)
             with self.delayed.solving():
                 measured = self._models.measure(step, due, chosen)
         seconds = self._clock() - begun

@@ -36,23 +36,29 @@ class Rehearsal:
 
 
 class Rehearser:
-    """Runs a model once, traced; where that fails, once more without.
+    """Runs a model once, traced if asked to; where that fails, once more without.
 
     Args:
         model: The plain module.
         forward: How to call the model; None: ``model(*args, **kwargs)``.
         mask: Which is looked for in the batch.
         team: The processes. They rehearse together where a forward communicates.
+        traced: Whether to find out what feeds what.
     """
 
     def __init__(
-        self, model: nn.Module, forward: Forward | None, mask: Mask | None, team: Team
+        self,
+        model: nn.Module,
+        forward: Forward | None,
+        mask: Mask | None,
+        team: Team,
+        traced: bool = True,
     ) -> None:
         self._model = model
         self._forward = forward
         self._mask = mask
         self._team = team
-        self._traceable = True
+        self._traceable = traced
 
     def run(self, reference: ReferenceBatch, watched: Sequence[Watched]) -> Rehearsal:
         """Run once; collective where a forward communicates.

@@ -101,6 +101,17 @@ class Reporter:
         if grave is not None:
             raise RecordingError(grave)
 
+    def told(self, subject: str) -> bool:
+        """Whether something was said of a subject.
+
+        Args:
+            subject: What it would be about.
+
+        Returns:
+            True if later problems with it are not repeated.
+        """
+        return subject in self._said
+
     def problem(
         self, subject: str, message: str, cause: BaseException | None = None
     ) -> None:

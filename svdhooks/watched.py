@@ -19,7 +19,7 @@ from svdhooks.measured import Measured
 from svdhooks.measuring import Measurer
 from svdhooks.overhead import OverheadGuard, Part
 from svdhooks.probe import Forward, ReferenceBatch
-from svdhooks.quantities import Quantity, needs_probe
+from svdhooks.quantities import Quantity, needs_flow, needs_probe
 from svdhooks.reference import ReferenceKeeper
 from svdhooks.reports import Reporter
 from svdhooks.settings import Settings
@@ -100,6 +100,7 @@ class WatchedModel:
             self._guard.exhausted if self._team.alone else lambda: False,
             self._taps(table, at_setup),
             self._team,
+            any(map(needs_flow, self._settings.quantities)),
         )
 
     def _taps(self, table: LayerTable, at_setup: bool) -> tuple[Tap, ...]:

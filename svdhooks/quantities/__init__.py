@@ -14,6 +14,7 @@ from svdhooks.quantities.protocols import (
     PointQuantity,
     Quantity,
     WeightQuantity,
+    needs_flow,
     needs_probe,
 )
 from svdhooks.quantities.resolve import resolve_quantities
@@ -42,6 +43,7 @@ __all__ = [
     "WeightQuantity",
     "WeightSpectrum",
     "WeightVectors",
+    "needs_flow",
     "needs_probe",
     "resolve_quantities",
 ]

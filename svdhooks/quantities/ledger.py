@@ -93,6 +93,11 @@ class Ledger:
         """Under which its records are filed."""
         return "ledger"
 
+    @property
+    def needs_flow(self) -> bool:
+        """It compares a layer's output with the input of the one behind it."""
+        return True
+
     def observer(
         self, layers: Sequence[Watched], context: ProbeContext
     ) -> LedgerObserver:

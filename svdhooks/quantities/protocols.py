@@ -215,3 +215,16 @@ def needs_probe(quantity: Quantity) -> bool:
         True for what is measured at points, and from Jacobians.
     """
     return isinstance(quantity, (PointQuantity, JacobianQuantity))
+
+
+def needs_flow(quantity: Quantity) -> bool:
+    """Whether a quantity has to know which layer feeds which.
+
+    Args:
+        quantity: Any.
+
+    Returns:
+        True for what is measured from Jacobians, and for what says ``needs_flow``.
+    """
+    said = bool(getattr(quantity, "needs_flow", False))
+    return said or isinstance(quantity, JacobianQuantity)

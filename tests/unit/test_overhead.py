@@ -155,6 +155,21 @@ def test_the_probe_is_paid_once_by_whoever_needs_it():
     assert guard.spent <= 0.01 * guard.elapsed + CREDIT_SECONDS + 1.6
 
 
+def test_what_shares_its_passes_has_its_turn_as_a_whole():
+    """Half of the layers would cost as much as all of them."""
+    guard, clock = _guard()
+    costs = {("jac", str(i)): 1.0 for i in range(8)} | {("w", "a"): 0.1}
+    guard.choose(list(costs), whole=["jac"])
+    clock.now += 1.0
+    guard.finished(costs, sum(costs.values()))
+    for seconds, expected in ((9.0, set(costs)), (7.9, {("w", "a")})):
+        guard.allowance = Allowance(1, seconds, earned=seconds)
+        assert guard.choose(list(costs), whole=["jac"]) == expected
+    guard.allowance = Allowance(1, 7.9, earned=7.9)
+    apart = guard.choose(list(costs))  # the companion
+    assert 0 < sum(name == "jac" for name, _ in apart) < 8
+
+
 def test_no_limit_measures_everything_always():
     guard, clock = _guard(None)
     costs = {("w", "a"): 50.0}

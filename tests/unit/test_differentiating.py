@@ -1,0 +1,143 @@
+"""What people see of Jacobians in a running training: records, statuses, warnings."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import svdhooks
+from svdhooks import rehearsal
+from svdhooks.quantities import JacobianSpectrum, Ledger
+from svdhooks.reports import RecordingError
+from svdhooks.sinks.memory import MemorySink
+from tests.models import mlp
+
+ALWAYS = JacobianSpectrum(schedule=svdhooks.every(1))
+
+
+class Moody(nn.Module):
+    """Refuses its batch when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(8, 12, 5, 3)
+        self.refusing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.refusing:
+            raise ValueError("not today")
+        return self.net(x)
+
+
+def _watch(model: nn.Module, **options: Any) -> tuple[Any, MemorySink]:
+    sink = MemorySink()
+    options = {"every": 1, "quantities": [ALWAYS, Ledger()], **options}
+    return svdhooks.watch(model, None, sinks=[sink], **options), sink
+
+
+def _caught(act: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        act()
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize(
+    "quantities", [[ALWAYS], [ALWAYS, Ledger()], [Ledger()]], ids=["j", "jl", "l"]
+)
+def test_a_batch_that_is_refused_is_told_once_and_every_record_says_so(quantities):
+    model = Moody()
+    recorder, sink = _watch(model, quantities=quantities)
+
+    def act() -> None:
+        with recorder:
+            model(torch.randn(6, 8))  # captured
+            model.refusing = True
+            recorder.step()
+            recorder.step()
+
+    (message,) = _caught(act)
+    assert "probe forward failed at step 1: ValueError: not today" in message
+    for quantity in quantities:
+        records = [r for r in sink.of(quantity.name) if r.step > 0]
+        assert {(r.step, r.layer) for r in records} == {
+            (step, layer) for step in (1, 2) for layer in ("net.0", "net.2", "net.4")
+        }
+        assert {r.status for r in records} == {"probe failed: ValueError: not today"}
+
+
+def test_a_batch_that_is_refused_later_is_told_in_few_words():
+    model = Moody()
+    recorder, sink = _watch(model, probe=torch.randn(6, 8))
+
+    def act() -> None:
+        with recorder:
+            model.refusing = True
+            recorder.step()
+            model.refusing = False
+            recorder.step()
+
+    assert len(_caught(act)) == 1
+    status = {r.step: r.status for r in sink.of("local_rank")}
+    assert status == {0: "ok", 1: "probe failed: ValueError: not today", 2: "ok"}
+
+
+def test_layers_that_fail_alike_are_told_together():
+    model = Moody()
+    recorder, sink = _watch(model, quantities=[ALWAYS], probe=torch.randn(6, 8))
+
+    def act() -> None:
+        with recorder:
+            model.refusing = True
+            recorder.step()
+
+    (message,) = _caught(act)
+    assert "net.0, net.2, net.4" in message
+    assert not any(r.ok for r in sink.of("local_rank") if r.step == 1)
+
+
+def test_numbers_that_are_not_finite_are_told_once_per_layer():
+    model = mlp(8, 12, 5, 3)
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    sinks: list[MemorySink] = []
+
+    def act() -> None:
+        recorder, sink = _watch(model, probe=torch.randn(6, 8))
+        recorder.close()
+        sinks.append(sink)
+
+    messages = _caught(act)
+    assert len(messages) == 3
+    assert all("ledger of layer" in message for message in messages)
+    assert not any(r.ok for r in sinks[0].of("local_rank"))
+
+
+def test_those_who_want_it_are_stopped():
+    model = Moody()
+    recorder, _ = _watch(model, quantities=[ALWAYS], on_error="raise")
+    model(torch.randn(6, 8))
+    model.refusing = True
+    with pytest.raises(RecordingError, match="not today"), recorder:
+        recorder.step()
+
+
+@pytest.mark.parametrize(
+    ("quantities", "traced"),
+    [(None, False), ("weight_spectrum", False), ("local_rank", True), ("ledger", True)],
+)
+def test_a_model_is_traced_only_for_what_has_to_know_the_flow(
+    quantities, traced, monkeypatch
+):
+    made: list[bool] = []
+    tracer = rehearsal.Tracer
+
+    def noted(*args: Any) -> Any:
+        made.append(True)
+        return tracer(*args)
+
+    monkeypatch.setattr(rehearsal, "Tracer", noted)
+    _watch(mlp(8, 12, 5, 3), quantities=quantities, probe=torch.randn(6, 8))[0].close()
+    assert bool(made) == traced
