@@ -9,6 +9,7 @@ from svdhooks.layers.select import check_selectors
 from svdhooks.layers.tap import TapChoice, check_taps
 from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.quantities import JacobianQuantity, Quantity, resolve_quantities
+from svdhooks.quantities.options import options_of
 from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule, check_schedule, every
 
@@ -133,6 +134,7 @@ class Settings:
                 {
                     "name": q.name,
                     "schedule": None if q.schedule is None else str(q.schedule),
+                    "options": options_of(q),
                 }
                 for q in self.quantities
             ],

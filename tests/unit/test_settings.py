@@ -1,6 +1,7 @@
 """The configuration: what it defaults to, what it refuses, what it says of itself."""
 
 import json
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 import svdhooks
 from svdhooks.probe import ProbeOptions
 from svdhooks.quantities import Covariance, WeightSpectrum
+from svdhooks.quantities.resolve import _BY_NAME
 from svdhooks.schedule import every
 from svdhooks.settings import Settings, make_settings
 
@@ -70,6 +72,36 @@ def test_wrong_values_are_refused_with_the_name_of_the_argument(wrong, error):
         Settings(**wrong)
 
 
+def test_the_description_says_how_each_quantity_measures():
+    """A log explains itself: a local rank without its ε says nothing."""
+
+    @dataclass(frozen=True)
+    class Odd(Covariance):
+        limit: float = float("inf")
+        act: object = print
+        model: object = field(default_factory=nn.Identity)
+
+        @property
+        def name(self) -> str:
+            return "odd"
+
+    chosen = [svdhooks.JacobianSpectrum(eps=0.03, positions=-1), Odd()]
+    described = make_settings(None, None, chosen, NEUTRAL).describe()
+    told = {
+        x["name"]: x["options"] for x in json.loads(json.dumps(described["quantities"]))
+    }
+    assert told["local_rank"]["eps"] == 0.03
+    assert told["local_rank"]["positions"] == -1
+    assert told["local_rank"]["directions"] == 64
+    assert told["local_rank"]["point"] is None
+    # the same in every process: no address
+    assert told["odd"]["limit"] == "inf"
+    assert told["odd"]["act"] == "print"
+    assert told["odd"]["model"] == "Identity"
+    everything = [q for q in _BY_NAME if q != "light"]
+    assert json.dumps(make_settings(None, None, everything, NEUTRAL).describe())
+
+
 def test_the_description_goes_into_json_whatever_was_given():
     settings = make_settings(
         None,
@@ -87,6 +119,11 @@ def test_the_description_goes_into_json_whatever_was_given():
     assert described["quantities"][1] == {
         "name": "covariance",
         "schedule": "10 steps per decade from 1",
+        "options": {
+            "points": ["input", "output"],
+            "max_features": 8192,
+            "measures": [],
+        },
     }
     assert described["samples"] == "last"
     assert described["start_step"] == 4
