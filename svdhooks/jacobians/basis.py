@@ -57,6 +57,29 @@ def choose_basis(
     return Basis("sketch", min(options.directions, inputs))
 
 
+def exact_by_rows(
+    outputs: Mapping[str, int], options: JacobianOptions
+) -> frozenset[str]:
+    """Beside a sketch, layers with so few outputs that all their rows can be taken.
+
+    Args:
+        outputs: Layer -> dimension of its output.
+        options: Say what fits: no more rows of a layer than a sketch has directions, and
+            no more of all of them together than a full basis may have.
+
+    Returns:
+        Their names, the smallest first as far as the rows suffice.
+    """
+    found: list[str] = []
+    left = max(options.max_directions, options.directions)
+    for name, rows in sorted(outputs.items(), key=lambda item: item[1]):
+        if rows > min(options.directions, left):
+            break
+        found.append(name)
+        left -= rows
+    return frozenset(found)
+
+
 @dataclass(frozen=True)
 class Portion:
     """Layers that are differentiated in the same passes.

@@ -1,8 +1,7 @@
 """From a model, its layers and a reference batch to the spectra of its Jacobians."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from torch import nn
 from torch.autograd import forward_ad
@@ -12,7 +11,9 @@ from svdhooks.jacobians.measurement import Measurement
 from svdhooks.jacobians.model import Perturbable
 from svdhooks.jacobians.options import JacobianOptions, LayerJacobian
 from svdhooks.jacobians.passes import Passes
-from svdhooks.jacobians.study import Student, Study
+from svdhooks.jacobians.setting import Setting
+from svdhooks.jacobians.student import Student
+from svdhooks.jacobians.study import Study
 from svdhooks.jacobians.task import Task
 from svdhooks.layers.tap import Watched
 from svdhooks.probe import Forward, ReferenceBatch
@@ -77,43 +78,49 @@ class Differentiator:
             RuntimeError: If a dual level of forward mode is open.
             Exception: Whatever the model raises for this batch.
         """
-        if forward_ad._current_level >= 0:
-            raise RuntimeError(
-                "found an open dual level (torch.autograd.forward_ad.dual_level or "
-                "torch.func.jvp); forward mode cannot be nested: measure outside of it"
-            )
         if not watched:
             return {}
-        with self._passes.open():
+        setting = Setting(
+            self._perturbable, reference, watched, self._options, self._passes
+        )
+        with self._passes.alike(), self._passes.open():
+            if forward_ad._current_level >= 0:
+                raise RuntimeError(
+                    "found an open dual level (torch.autograd.forward_ad.dual_level or "
+                    "torch.func.jvp); forward mode cannot be nested: measure outside of it"
+                )
             self._perturbable.begin()
-            study = self._known(watched, reference)
-            task = Task(self._perturbable, study, watched, reference, self._options)
-            found = Measurement(task, self._passes, exhausted).results()
+            task = self._known(setting)
+            found = Measurement(task, exhausted).results()
         return {layer.name: found[layer.name] for layer in watched}
 
-    def _known(self, watched: Sequence[Watched], reference: ReferenceBatch) -> Study:
+    def _known(self, setting: Setting) -> Task:
         """What is known of the model; found out if anything of it changed."""
+        key, known = self._key(setting), self.known
+        usable = key == known.key and not (known.study and known.study.fleeting)
+        if self._passes.all_true(usable) and known.study is not None:
+            task = Task(setting, known.study)
+            if task.still_right():
+                return task
+        self.known = Known()
+        task = Task(setting, Student(setting).study())
+        task.choose_methods()
+        self.known = Known(key, task.study)
+        return task
+
+    def _key(self, setting: Setting) -> object:
+        reference = setting.reference
         entering = self._perturbable.entering(reference)
-        parameters = list(self._model.parameters())
-        key = (
-            tuple((layer.name, id(layer.module)) for layer in watched),
+        batch = reference.batch
+        return (
+            tuple((layer.name, id(layer.module)) for layer in setting.watched),
             tuple((tuple(t.shape), t.dtype) for t in entering),
-            {(p.dtype, p.device) for p in parameters},
+            # by name: which of them is the input is known by its number
+            (*batch,) if isinstance(batch, Mapping) else (),
+            {(p.dtype, p.device) for p in self._model.parameters()},
             # another module in between may have other operations
             tuple((name, id(m), type(m)) for name, m in self._model.named_modules()),
         )
-        known = self.known
-        usable = key == known.key and not (known.study and known.study.fleeting)
-        if not self._passes.all_true(usable) or known.study is None:
-            self.known = Known()
-            student = Student(
-                self._perturbable, reference, watched, self._options, self._passes
-            )
-            study = student.study()
-            task = Task(self._perturbable, study, watched, reference, self._options)
-            task.choose_methods(self._passes)
-            self.known = known = Known(key, study)
-        return cast("Study", known.study)
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,8 @@ class Ladder:
         """Layers whose output is no differentiable function of the input point."""
         if not names:
             return set()
-        function, at = self._make(names)
         try:
-            own = self._passes.make(lambda: unreached(function, at), "graph")
+            own = self._passes.make(lambda: unreached(*self._make(names)), "graph")
         except TeamError:
             raise
         except Exception:  # noqa: BLE001  # the methods will say why
@@ -110,18 +109,46 @@ class Ladder:
             for name in names
         }
 
-    def _checked(self, method: Method, names: Sequence[str]) -> dict[str, str | None]:
-        function, at = self._make(names)
+    def holds(self, method: Method, names: Sequence[str]) -> bool:
+        """Whether a method that was right still is; a single pair of directions tells.
+
+        Args:
+            method: The method.
+            names: The layers it serves.
+
+        Returns:
+            The same on all processes that make the same passes.
+
+        Raises:
+            TeamError: If the others cannot be reached.
+        """
+        try:
+            own = self._checked(method, names, seeds=1)
+        except TeamError:
+            raise
+        except Exception:  # noqa: BLE001  # finding it out anew will say why
+            return False
+        return self._passes.all_true(all(wrong is None for wrong in own.values()))
+
+    def _checked(
+        self, method: Method, names: Sequence[str], seeds: int = 3
+    ) -> dict[str, str | None]:
         dtypes: dict[str, torch.dtype] = {}
 
-        def noted(delta: Tensor) -> dict[str, Tensor]:
-            found = dict(function(delta))
-            dtypes.update({name: z.dtype for name, z in found.items()})
-            return found
+        def check() -> dict[str, float]:
+            function, at = self._make(names)
+            dtypes[""] = at.dtype
 
-        errors = self._passes.make(lambda: adjoint_errors(noted, at, method), method)
+            def noted(delta: Tensor) -> dict[str, Tensor]:
+                found = dict(function(delta))
+                dtypes.update({name: z.dtype for name, z in found.items()})
+                return found
+
+            return adjoint_errors(noted, at, method, seeds)
+
+        errors = self._passes.make(check, method)
         return {
-            name: _said(error, max(map(_tolerance, (dtypes[name], at.dtype))))
+            name: _said(error, max(map(_tolerance, (dtypes[name], dtypes[""]))))
             for name, error in errors.items()
         }
 

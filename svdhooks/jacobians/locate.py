@@ -1,36 +1,30 @@
 """Which tensor is the input point: of the batch, or the output of a module."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from svdhooks.jacobians.model import InputPoint, Perturbable
-from svdhooks.jacobians.passes import Passes
+from svdhooks.distributed.team import TeamError
+from svdhooks.jacobians.model import InputPoint, mapped
+from svdhooks.jacobians.setting import Setting
 from svdhooks.layers import PointValue, named_modules
-from svdhooks.layers.tap import Tap, Watched
+from svdhooks.layers.tap import Tap
 from svdhooks.nested import tensors_in
 from svdhooks.probe import ReferenceBatch
 
 
-def find_point(
-    model: Perturbable,
-    reference: ReferenceBatch,
-    watched: Sequence[Watched],
-    wanted: str | None,
-    passes: Passes,
-) -> InputPoint:
+def find_point(setting: Setting) -> InputPoint:
     """Find the input point.
 
+    As named; else the first floating-point tensor of the batch that matters; else the
+    first embedding of what is in the batch.
+
     Args:
-        model: The model.
-        reference: The batch.
-        watched: The layers; one of them at least has to depend on the point.
-        wanted: Name of the module whose output it is; None: the first floating-point
-            tensor of the batch that matters, else the first embedding that is called.
-        passes: Makes the passes.
+        setting: The model, the batch and the layers, one of which at least has to
+            depend on the point.
 
     Returns:
         The input point.
@@ -38,23 +32,21 @@ def find_point(
     Raises:
         ValueError: If there is none, or no such module.
     """
-    if wanted is not None:
-        return _named(model, reference, wanted, passes)
-    tensors = model.entering(reference)
-    masks = _masks(reference)
-    for index, tensor in enumerate(tensors):
-        if not tensor.is_floating_point() or id(tensor) in masks:
+    if setting.options.point is not None:
+        return _named(setting, setting.options.point)
+    masks = _masks(setting.reference)
+    for index, tensor in enumerate(setting.model.entering(setting.reference)):
+        # a number for all samples is none of theirs
+        if not tensor.is_floating_point() or tensor.ndim == 0 or id(tensor) in masks:
             continue
         point = InputPoint(f"tensor {index} of the batch", index)
-        if _matters(model, reference, watched, point, passes):
+        if _matters(setting, point):
             return point
-    return _first_embedding(model, reference, passes)
+    return _first_embedding(setting)
 
 
-def _named(
-    model: Perturbable, reference: ReferenceBatch, name: str, passes: Passes
-) -> InputPoint:
-    modules = dict(named_modules(model.model))
+def _named(setting: Setting, name: str) -> InputPoint:
+    modules = dict(named_modules(setting.model.model))
     if name not in modules:
         close = difflib.get_close_matches(name, modules, 3, 0.4)
         raise ValueError(
@@ -63,8 +55,8 @@ def _named(
             f"{', '.join(close or list(modules)[:8])}?"
         )
     point = InputPoint(name, module=modules[name])
-    called = passes.make(lambda: _outputs(model, reference, {name: modules[name]}))
-    if not passes.all_true(name in called):
+    called = _outputs(setting, setting.reference, {name: modules[name]})
+    if not setting.passes.all_true(name in called):
         raise ValueError(
             f"point={name!r}: the forward does not call that module, or it returns no "
             "floating-point tensor; expected a module whose output the layers depend on."
@@ -72,48 +64,81 @@ def _named(
     return point
 
 
-def _first_embedding(
-    model: Perturbable, reference: ReferenceBatch, passes: Passes
-) -> InputPoint:
+def _first_embedding(setting: Setting) -> InputPoint:
+    """The first that is called, but not with positions, which all samples share."""
     embeddings = {
         name: module
-        for name, module in named_modules(model.model)
+        for name, module in named_modules(setting.model.model)
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
     }
-    called = passes.make(lambda: _outputs(model, reference, embeddings))
-    if not passes.all_true(bool(called)):
+    called = _outputs(setting, setting.reference, embeddings)
+    if not setting.passes.all_true(bool(called)):
         raise ValueError(
             "Found no input to differentiate by: no floating-point tensor of the batch "
             "changes what the layers return, and the forward calls no embedding. Name "
             "the module whose output is the input: point='backbone.stem'."
         )
     first = next(iter(called))
+    if len(called) > 1:
+        first = next(iter(_of_samples(setting, embeddings, called)), first)
     return InputPoint(first, module=embeddings[first])
 
 
+def _of_samples(
+    setting: Setting,
+    embeddings: Mapping[str, nn.Module],
+    called: Mapping[str, PointValue],
+) -> list[str]:
+    """The embeddings of what each sample has for itself, in the order of their calls."""
+
+    def reversed_(tensor: Tensor) -> Tensor:
+        index = not (tensor.is_floating_point() or tensor.is_complex())
+        return tensor.flip(tuple(range(tensor.ndim))) if index else tensor
+
+    other = mapped(setting.reference, reversed_)
+    try:
+        again = _outputs(setting, other, embeddings)
+    except TeamError:
+        raise
+    except Exception:  # noqa: BLE001  # the model does not take such a batch
+        again = {}
+    # numbers of positions that the model makes itself stay as they are
+    moved = {
+        name: value.tensor.shape
+        for name, value in called.items()
+        if name not in again or not torch.equal(value.tensor, again[name].tensor)
+    }
+    deepest = max(moved.values(), key=len, default=torch.Size())
+    own = [
+        name
+        for name, shape in moved.items()
+        if shape[:1] == deepest[:1] or (len(shape) == len(deepest) and shape[0] > 1)
+    ]
+    # the same on all processes that make the same passes
+    return next(iter(setting.passes.told(own)), own)
+
+
 def _outputs(
-    model: Perturbable, reference: ReferenceBatch, modules: Mapping[str, nn.Module]
+    setting: Setting, reference: ReferenceBatch, modules: Mapping[str, nn.Module]
 ) -> dict[str, PointValue]:
     """What modules return, in the order of their calls."""
     taps = [Tap(name, name, module) for name, module in modules.items()]
-    return model.outputs(reference, taps, InputPoint("", module=nn.Identity()))[0]
+    nowhere = InputPoint("", module=nn.Identity())
+    return setting.passes.make(
+        lambda: setting.model.outputs(reference, taps, nowhere)[0]
+    )
 
 
-def _matters(
-    model: Perturbable,
-    reference: ReferenceBatch,
-    watched: Sequence[Watched],
-    point: InputPoint,
-    passes: Passes,
-) -> bool:
+def _matters(setting: Setting, point: InputPoint) -> bool:
     """Whether some layer returns something else when the point is perturbed."""
+    passes = setting.passes
 
     def outputs(delta: Tensor | None) -> dict[str, Tensor]:
-        found, _ = model.outputs(reference, watched, point, delta)
+        found, _ = setting.outputs(point, delta)
         return {name: value.tensor for name, value in found.items()}
 
     base = passes.make(lambda: outputs(None))
-    noise = noise_at(model.value(reference, point))
+    noise = noise_at(setting.model.value(setting.reference, point))
     other = passes.make(lambda: outputs(noise))
     changed = any(
         name not in other or not torch.equal(z, other[name]) for name, z in base.items()

@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from svdhooks.distributed.team import TeamError
-from svdhooks.jacobians.basis import Basis, Portion, choose_basis, portions
-from svdhooks.jacobians.first import first_weight
+from svdhooks.jacobians.basis import (
+    Basis,
+    Portion,
+    choose_basis,
+    exact_by_rows,
+    portions,
+)
+from svdhooks.jacobians.first import bypassed, first_weight
 from svdhooks.jacobians.options import LayerJacobian
-from svdhooks.jacobians.passes import Passes, lacks_memory
+from svdhooks.jacobians.passes import BypassedError, kind_of, lacks_memory
 from svdhooks.jacobians.spectra import How, Spectra, joined, of_products, of_rows
 from svdhooks.jacobians.task import Task
 from svdhooks.linalg.jacobian import Method, first_layer_factor, orthonormal_directions
@@ -23,20 +31,22 @@ class Measurement:
 
     Args:
         task: The model and what is known of it.
-        passes: Makes the passes.
         exhausted: Whether the rest of the samples is to be left out.
     """
 
-    def __init__(
-        self, task: Task, passes: Passes, exhausted: Callable[[], bool]
-    ) -> None:
+    def __init__(self, task: Task, exhausted: Callable[[], bool]) -> None:
         self._task = task
         self._study = task.study
         self._options = task.options
-        self._passes = passes
+        self._passes = task.passes
         self._exhausted = exhausted
+        self._begin()
+
+    def _begin(self) -> None:
         self._found: dict[str, LayerJacobian] = {}
+        self._weight: Tensor | None = None
         self._factor: Tensor | None = None
+        self._basis, self._by_rows = self._choose()
 
     def results(self) -> dict[str, LayerJacobian]:
         """Take them.
@@ -44,63 +54,84 @@ class Measurement:
         Returns:
             Layer -> its spectra, or why there are none.
         """
-        basis = self._basis()
-        if basis.kind == "first_layer":
-            self._factor = self._first_factor()
-        left = list(self._study.layouts)
-        while left:
-            for names, method in self._groups(left):
-                self._group(names, method, basis)
-            # layers whose method has failed, with the next one
-            left = [n for n in self._study.layouts if n not in self._found]
+        try:
+            self._all()
+        except Exception as error:
+            if kind_of(error) != "bypassed":
+                raise
+            self._study.first = self._study.inner = None
+            self._begin()
+            self._all()
         for name, reason in self._study.reasons.items():
             self._found.setdefault(name, self._without(name, reason))
         return self._found
 
-    def _basis(self) -> Basis:
-        study, most = self._study, self._passes.most
-        outputs = [most(study.sizes[name]) for name in study.layouts]
-        if study.alone:  # the number of rows may be another for each sample
-            outputs = []
-        first = None if study.first is None else study.sizes[study.first]
-        return choose_basis(most(study.at.size), outputs, first, self._options)
+    def _all(self) -> None:
+        left = list(self._study.layouts)
+        if self._basis.kind == "first_layer" and not self._by_rows.issuperset(left):
+            self._note_first()
+        while left:
+            for names, method in self._groups(left):
+                self._group(names, method)
+            # layers whose method has failed, with the next one
+            left = [n for n in self._study.layouts if n not in self._found]
 
-    def _first_factor(self) -> Tensor:
+    def _choose(self) -> tuple[Basis, set[str]]:
+        """The basis; and which layers are better served by all of their rows."""
+        study, most = self._study, self._passes.most
+        outputs = {name: most(study.sizes[name]) for name in study.layouts}
+        for name in study.alone:  # the number of rows may be another for each sample
+            outputs.pop(name, None)
+        whole = list(outputs.values()) if not study.alone else []
+        first = None if study.first is None else study.sizes[study.first]
+        inputs, options = most(study.at.size), self._options
+        basis = choose_basis(inputs, whole, first, options)
+        if basis.kind == "rows":
+            return choose_basis(inputs, [], first, options), set(outputs)
+        if basis.kind == "sketch":
+            return basis, set(exact_by_rows(outputs, options))
+        return basis, set()
+
+    def _note_first(self) -> None:
         study = self._study
         name = study.first or ""
-        weight = first_weight(
+        self._weight = first_weight(
             self._task.few, study.at, name, study.sizes[name], self._passes
         )
-        return first_layer_factor(weight)
+        self._factor = first_layer_factor(self._weight)
 
     def _groups(self, names: Sequence[str]) -> list[tuple[list[str], Method]]:
         """Layers that can be differentiated in the same passes."""
         study = self._study
         groups: dict[tuple[Method, bool, str], list[str]] = {}
-        basis = self._basis()
         for name in names:
-            method = study.methods[name]
-            if basis.kind == "rows":
-                method = "reverse"
+            method = "reverse" if name in self._by_rows else study.methods[name]
             # reverse mode takes one layer after the other
             single = name if method == "reverse" else ""
             groups.setdefault((method, name in study.alone, single), []).append(name)
         return [(group, key[0]) for key, group in groups.items()]
 
-    def _group(self, names: Sequence[str], method: Method, basis: Basis) -> None:
+    def _group(self, names: Sequence[str], method: Method) -> None:
         study, most = self._study, self._passes.most
         sizes = {name: most(study.sizes[name]) for name in names}
-        columns = most(study.at.size) if method == "reverse" else basis.directions
+        columns = most(study.at.size) if method == "reverse" else self._basis.directions
         if method == "reverse":
             sizes = {name: most(self._rows(name)) for name in names}
         itemsize = study.at.dtype.itemsize
         several, reasons = portions(sizes, columns, itemsize, self._options.max_bytes)
         for name, reason in reasons.items():
-            self._found[name] = self._without(name, reason)
+            if not self._tried_by_rows(name):
+                self._found[name] = self._without(name, reason)
         for portion in several:
             if names[0] in study.alone:
                 portion = replace(portion, samples=1)
-            self._portion(portion, method, basis)
+            self._portion(portion, method)
+
+    def _tried_by_rows(self, name: str) -> bool:
+        """Whether a layer was to be served by its rows, and now is by its own method."""
+        tried = name in self._by_rows and self._study.methods[name] != "reverse"
+        self._by_rows.discard(name)
+        return tried
 
     def _rows(self, name: str) -> int:
         """How many rows of a layer reverse mode takes."""
@@ -108,18 +139,20 @@ class Measurement:
         most = max(self._options.max_directions, self._options.directions)
         return outputs if outputs <= most else min(self._options.directions, outputs)
 
-    def _portion(self, portion: Portion, method: Method, basis: Basis) -> None:
+    def _portion(self, portion: Portion, method: Method) -> None:
         try:
-            parts = self._parts(portion, method, basis)
+            parts = self._parts(portion, method)
         except TeamError:
             raise
-        except Exception as error:  # noqa: BLE001  # the next method may do
+        except Exception as error:
+            if kind_of(error) == "bypassed":
+                raise
             self._failed(portion, method, error)
             return
         for name in portion.names:
             self._found[name] = self._result(name, method, joined(parts, name))
 
-    def _parts(self, portion: Portion, method: Method, basis: Basis) -> Parts:
+    def _parts(self, portion: Portion, method: Method) -> Parts:
         """The spectra of all samples, some at a time."""
         samples, done = self._task.samples(), 0
         # not more than there are, or halving would not help at once
@@ -133,7 +166,8 @@ class Measurement:
             now = some or samples[-1:]
             try:
                 part = self._passes.make(
-                    self._job(portion, method, basis, now), f"{method} {portion.names}"
+                    partial(self._part, portion, method, now),
+                    f"{method} {portion.names}",
                 )
             except Exception as error:
                 smaller = size > 1 and self._study.way is not None
@@ -148,42 +182,62 @@ class Measurement:
                 break
         return found
 
-    def _job(
-        self, portion: Portion, method: Method, basis: Basis, samples: Sequence[int]
-    ) -> Callable[[], Mapping[str, Spectra]]:
+    def _part(
+        self, portion: Portion, method: Method, samples: Sequence[int]
+    ) -> Mapping[str, Spectra]:
         """What one pass does."""
-        study, names = self._study, portion.names
+        study, names, basis = self._study, portion.names, self._basis
         how = How(method, self._options, portion.chunk)
         if method == "reverse" and names[0] not in study.alone:
             function, at = self._task.function(names, study.at, samples)
             shape = self._rows(names[0]), study.sizes[names[0]]
-            return lambda: of_rows(function, at, names[0], shape, how)
-        inner = study.inner if basis.kind == "first_layer" else None
-        point = study.at if inner is None or method == "reverse" else inner
+            return of_rows(function, at, names[0], shape, how)
+        if self._factor is not None and method != "reverse":
+            return self._through_first(names, samples, how)
+        point = study.at
         function, at = self._task.function(names, point, samples)
         k = point.size if basis.complete else min(basis.directions, point.size)
         directions = orthonormal_directions(
             k, point.shape, dtype=point.dtype, device=point.device
         )
-        if point is inner and self._factor is not None:
-            if point.dtype.itemsize < 4:  # the factor is not to be rounded to 16 bits
-                how = replace(how, factor=self._factor)
-            else:  # as directions it spares a product for each sample and layer
-                directions = self._factor.mT.reshape(directions.shape).to(directions)
-        return lambda: of_products(function, at, directions, how)
+        return of_products(function, at, directions, how)
+
+    def _through_first(
+        self, names: Sequence[str], samples: Sequence[int], how: How
+    ) -> Mapping[str, Spectra]:
+        """By directions at the output of the first layer, if nothing bypasses it now."""
+        study, weight, factor = self._study, self._weight, self._factor
+        inner = study.inner
+        if inner is None or weight is None or factor is None:
+            raise BypassedError("there is no first layer")
+        through, at = self._task.function(names, inner, samples)
+        outer = self._task.function(names, study.at, samples)
+        # in samples that have not been checked, or since weights have changed
+        if apart := bypassed(outer, (through, at), weight, how.method):
+            raise BypassedError(f"the first layer is not all that reaches {apart}")
+        if inner.dtype.itemsize < 4:  # the factor is not to be rounded to 16 bits
+            how = replace(how, factor=factor)
+            directions = torch.eye(inner.size, dtype=inner.dtype, device=inner.device)
+        else:  # as directions it spares a product for each sample and layer
+            directions = factor.mT
+        shape = (len(directions), *inner.shape)
+        return of_products(through, at, directions.reshape(shape).to(at), how)
 
     def _failed(self, portion: Portion, method: Method, error: Exception) -> None:
         """Note why, or find another method."""
+        names = [name for name in portion.names if not self._tried_by_rows(name)]
+        if not names:
+            return
         if lacks_memory(error):
-            for name in portion.names:
+            for name in names:
                 self._found[name] = self._without(name, "out of memory")
             return
         self._study.fleeting = True  # it was right before, and may be again
         if method == "reverse":
             reason = f"reverse mode: {status_of(error)}"
-            self._study.leave_out(dict.fromkeys(portion.names, reason))
+            self._study.leave_out(dict.fromkeys(names, reason))
         else:
-            self._task.choose_methods(self._passes, portion.names)
+            self._task.choose_methods(names)
 
     def _result(self, name: str, method: Method, spectra: Spectra) -> LayerJacobian:
         finite = spectra.sigma.isfinite().all(-1)

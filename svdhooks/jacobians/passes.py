@@ -17,18 +17,25 @@ T = TypeVar("T")
 _BACKWARD: tuple[Method, ...] = ("double_backward", "reverse")
 """Purposes of passes with a backward pass begin so."""
 
+_FAILED = "failed"
+"""Step of a process that makes no more passes."""
+
 
 class PassFailedError(RuntimeError):
     """A pass failed on one of the processes, and so for all.
 
     Args:
         reason: In words.
-        memory: Whether it was for lack of memory.
+        kind: What kind of failure it was: `kind_of` that of the one process.
     """
 
-    def __init__(self, reason: str, memory: bool) -> None:
+    def __init__(self, reason: str, kind: str) -> None:
         super().__init__(reason)
-        self.memory = memory
+        self.kind = kind
+
+
+class _GivenUpError(TeamError):
+    """Another process will make no more passes: no other method, no part is tried."""
 
 
 class Passes:
@@ -78,6 +85,32 @@ class Passes:
                 _stay_gathered(self._model)
             yield
 
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """Let an error on one process, wherever it comes from, be one on all, at once.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            PassFailedError: If another process has failed.
+            TeamError: If the others cannot be reached.
+        """
+        if not self.lockstep:
+            yield
+            return
+        try:
+            yield
+            self._exchange("end", None)
+        except _GivenUpError as error:
+            raise PassFailedError(str(error), "error") from error
+        except (TeamError, PassFailedError):
+            raise
+        except Exception as error:
+            # the others ask before they begin a pass, and so learn of it
+            self._team.exchange((_FAILED, status_of(error)))
+            raise
+
     def make(self, what: Callable[[], T], purpose: str = "forward") -> T:
         """Make one pass; where passes communicate, collective.
 
@@ -90,10 +123,11 @@ class Passes:
 
         Raises:
             PassFailedError: On all processes, if it failed on one of several.
-            TeamError: If the others cannot be reached.
+            TeamError: If the others cannot be reached, or do not make this pass.
         """
         if not self.lockstep:
             return what()
+        self._exchange(f"pass: {purpose}", None)
         found: list[T] = []
         failure: Exception | None = None
         try:
@@ -103,12 +137,23 @@ class Passes:
             raise
         except Exception as error:  # noqa: BLE001  # told to the others first
             failure = error
-        own = None if failure is None else (status_of(failure), lacks_memory(failure))
-        for rank, told in enumerate(self._team.exchange(own)):
+        own = None if failure is None else (status_of(failure), kind_of(failure))
+        for rank, told in enumerate(self._exchange("made", own)):
             if told is not None:
                 reason = f"{told[0]} (rank {rank})"
                 raise PassFailedError(reason, told[1]) from failure
         return found[0]
+
+    def _exchange(self, step: str, value: T) -> list[T]:
+        """What each process has for the same step."""
+        several = self._team.exchange((step, value))
+        for rank, (other, told) in enumerate(several):
+            if other == _FAILED:
+                raise _GivenUpError(f"{told} (rank {rank})")
+        steps = [other for other, _ in several]
+        if len(set(steps)) > 1:
+            raise _GivenUpError(f"the processes do not make the same passes: {steps}")
+        return [told for _, told in several]
 
     def told(self, value: T) -> list[T]:
         """What each process has; of this one alone where passes do not communicate.
@@ -119,7 +164,7 @@ class Passes:
         Returns:
             By rank.
         """
-        return self._team.exchange(value) if self.lockstep else [value]
+        return self._exchange("told", value) if self.lockstep else [value]
 
     def all_true(self, ok: bool) -> bool:
         """Whether it is so on all processes that make the same passes."""
@@ -142,6 +187,31 @@ def _stay_gathered(model: nn.Module) -> None:
                 switch(False, recurse=False)
 
 
+class BypassedError(RuntimeError):
+    """The input reaches a layer by other ways than through the first layer."""
+
+
+def kind_of(error: BaseException) -> str:
+    """What kind of failure an error is.
+
+    Args:
+        error: Any.
+
+    Returns:
+        ``"memory"``: there was not enough, as Python, devices and the allocator of the
+        CPU say it. ``"bypassed"``: the first layer is not all of the input. ``"error"``.
+    """
+    if isinstance(error, PassFailedError):
+        return error.kind
+    if isinstance(error, BypassedError):
+        return "bypassed"
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(x in str(error) for x in words)
+    )
+    return "memory" if memory else "error"
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory.
 
@@ -149,11 +219,6 @@ def lacks_memory(error: BaseException) -> bool:
         error: Any.
 
     Returns:
-        True for those of Python, of devices and of the allocator of the CPU.
+        Whether it does.
     """
-    if isinstance(error, PassFailedError):
-        return error.memory
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(x in str(error) for x in words)
-    )
+    return kind_of(error) == "memory"

@@ -117,8 +117,8 @@ def of_rows(
     covectors = orthonormal_directions(
         rows, (outputs,), dtype=at.dtype, device=at.device
     )
-    found = jacobian_rows(function, at, name, covectors, how.chunk).flatten(2)
-    sigma, norm = _solved(found, how)
+    found = jacobian_rows(function, at, name, covectors, how.chunk)
+    sigma, norm = _solved(found.reshape(len(at), rows, -1), how)
     norm = norm * (outputs / rows) ** 0.5
     return {name: _held(sigma, norm, None, rows == outputs, rows)}
 

@@ -2,48 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from svdhooks.jacobians.first import first_weight, nothing_bypasses
 from svdhooks.jacobians.function import PointAxis, SampleFunction, taken
 from svdhooks.jacobians.ladder import Ladder
-from svdhooks.jacobians.model import Perturbable
-from svdhooks.jacobians.options import JacobianOptions
-from svdhooks.jacobians.passes import Passes
+from svdhooks.jacobians.locate import noise_at
 from svdhooks.jacobians.samples import evenly
+from svdhooks.jacobians.setting import Setting
 from svdhooks.jacobians.study import Study
-from svdhooks.layers.tap import Watched
 from svdhooks.linalg.jacobian import Method
-from svdhooks.probe import ReferenceBatch
 
 CHECKED = 2
 """Samples with which methods are checked."""
 
 
 class Task:
-    """One model, what is known of it, and a batch.
+    """One model, a batch, and what is known of them.
 
     Args:
-        model: The model.
-        study: What is known of it.
-        watched: The layers.
-        reference: The batch.
-        options: How the Jacobians are taken.
+        setting: The model, the batch and the layers.
+        study: What is known of them.
     """
 
-    def __init__(
-        self,
-        model: Perturbable,
-        study: Study,
-        watched: Sequence[Watched],
-        reference: ReferenceBatch,
-        options: JacobianOptions,
-    ) -> None:
+    def __init__(self, setting: Setting, study: Study) -> None:
         self.study = study
-        self.options = options
-        self.layers = {layer.name: layer for layer in watched}
-        self._model = model
-        self._reference = reference
+        self.options = setting.options
+        self.passes = setting.passes
+        self._layers = {layer.name: layer for layer in setting.watched}
+        self._model = setting.model
+        self._reference = setting.reference
 
     def samples(self) -> list[int]:
         """Those that are measured."""
@@ -74,7 +63,7 @@ class Task:
             some,
             point,
             study.layouts,
-            [self.layers[name] for name in names],
+            [self._layers[name] for name in names],
             self.options.positions,
         )
         return function, point.zeros(n)
@@ -95,13 +84,10 @@ class Task:
         samples = evenly(self.study.n, 1 if alone else CHECKED)
         return self.function(names, point or self.study.at, samples)
 
-    def choose_methods(
-        self, passes: Passes, names: Sequence[str] | None = None
-    ) -> None:
+    def choose_methods(self, names: Sequence[str] | None = None) -> None:
         """Find how layers are differentiated rightly.
 
         Args:
-            passes: Makes the passes.
             names: Of layers whose method has failed; None: all.
         """
         study = self.study
@@ -111,17 +97,54 @@ class Task:
             known = study.methods.pop(name, None)
             groups.setdefault((name in study.alone, known), []).append(name)
         for (_, above), group in groups.items():
-            methods, reasons = Ladder(passes, self.few, study.writes).climb(
-                group, above
-            )
+            methods, reasons = self._ladder().climb(group, above)
             study.methods |= methods
             study.leave_out(reasons)
         if names is None:
-            self._choose_first(passes)
+            self._choose_first()
 
-    def _choose_first(self, passes: Passes) -> None:
-        """Whether the basis is taken at the output of the first layer."""
+    def still_right(self) -> bool:
+        """Whether what is known still holds; what was closed at first may have opened.
+
+        A branch behind a gate of zero shows neither what forward mode loses in it, nor
+        that it mixes samples, nor that it depends on the input at all.
+
+        Returns:
+            The same on all processes that make the same passes.
+        """
         study = self.study
+        groups: dict[tuple[bool, Method], list[str]] = {}
+        for name in study.layouts:
+            key = name in study.alone, study.methods[name]
+            groups.setdefault(key, []).append(name)
+        ladder = self._ladder()
+        right = all(
+            ladder.holds(method, group) for (_, method), group in groups.items()
+        )
+        return right and self._still_unmoved()
+
+    def _still_unmoved(self) -> bool:
+        study = self.study
+        layers = [self._layers[name] for name in study.unmoved & self._layers.keys()]
+        if not self.passes.most(len(layers)):
+            return True
+
+        def moved() -> bool:
+            value = self._model.value(self._reference, study.at.point)
+            base, other = (
+                self._model.outputs(self._reference, layers, study.at.point, delta)[0]
+                for delta in (None, noise_at(value))
+            )
+            return any(not torch.equal(base[x].tensor, other[x].tensor) for x in base)
+
+        return not any(self.passes.told(self.passes.make(moved)))
+
+    def _ladder(self) -> Ladder:
+        return Ladder(self.passes, self.few, self.study.writes)
+
+    def _choose_first(self) -> None:
+        """Whether the basis is taken at the output of the first layer."""
+        study, passes = self.study, self.passes
         pushed: Mapping[str, Method] = {
             name: method
             for name, method in study.methods.items()

@@ -77,10 +77,11 @@ def forward(
         found: dict[str, Tensor] = torch.func.jvp(outputs_of, (point,), (tangent,))[1]
         return found
 
-    # forward mode needs no graph of the parameters
+    # forward mode needs no graph of the parameters; a function that draws random
+    # numbers draws the same ones for all directions
     with torch.no_grad(), _quiet():
         parts = [
-            torch.vmap(product)(part)
+            torch.vmap(product, randomness="same")(part)
             for part in torch.split(tangents, chunk or len(tangents))
         ]
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
@@ -142,7 +143,7 @@ def reverse(
         ``(k, n, m)`` of each layer.
     """
     point, outputs = graph(function, at)
-    flat = tangents.flatten(2)
+    flat = tangents.reshape(*tangents.shape[:2], -1)
     products = {}
     for name, z in outputs.items():
         if not z.requires_grad:
@@ -153,7 +154,9 @@ def reverse(
         for part in torch.split(units, chunk or len(units)):
             covectors = part.unsqueeze(1).expand(-1, len(z), -1)
             (rows,) = pullbacks(z, [point], covectors, None)
-            products_of_rows = torch.einsum("rnp,knp->knr", rows.flatten(2), flat)
+            products_of_rows = torch.einsum(
+                "rnp,knp->knr", rows.reshape(*rows.shape[:2], -1), flat
+            )
             parts.append(products_of_rows.to(z.dtype))
         products[name] = torch.cat(parts, -1)
     return products

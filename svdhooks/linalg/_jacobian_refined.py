@@ -120,7 +120,7 @@ class _Jacobian:
             return columns.new_zeros((n, self._at[:1].numel(), p))
         covectors = columns.permute(2, 0, 1).to(self._output)
         (rows,) = modes.pullbacks(self._output, [self._point], covectors, self._chunk)
-        return _solvers.double(rows.flatten(2)).permute(1, 2, 0)
+        return _solvers.double(rows.reshape(*rows.shape[:2], -1)).permute(1, 2, 0)
 
     def _only(self, delta: Tensor) -> dict[str, Tensor]:
         return {self._name: self._function(delta)[self._name]}
