@@ -148,6 +148,14 @@ class OverheadGuard:
         self._until = self._clock() + self._expected(chosen) + left
         return chosen
 
+    def permit(self, seconds: float) -> None:
+        """Let what comes now take that long, whatever is available.
+
+        Args:
+            seconds: Until `exhausted`.
+        """
+        self._until = self._clock() + seconds
+
     def exhausted(self) -> bool:
         """Whether this record took what it was to cost and all that is available."""
         return self._clock() > self._until

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from svdhooks import linalg
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
 from svdhooks.meta import meta_record, run_record
+from svdhooks.planning.trial import Trial
 from svdhooks.quantities import (
     COVARIANCE_MEASURES,
     Covariance,
     JacobianSpectrum,
+    Ledger,
     Quantity,
     WeightQuantity,
 )
+from svdhooks.quantities.ledger_seen import LEDGER_MEASURES
 from svdhooks.quantities.local_rank import POINT, measures_of
 from svdhooks.quantities.values import pack
 from svdhooks.quantities.vectors import WeightVectors
@@ -29,7 +33,7 @@ _RUN = {"seconds": 0.1, "spent": 0.1, "elapsed": 1.0, "overhead": 0.01}
 def bytes_per_record(
     watched: Sequence[Watched],
     quantities: Sequence[Quantity],
-    counts: Mapping[tuple[str, str], int],
+    trial: Trial,
     samples: int,
 ) -> float:
     """Write a few records to a temporary directory and look how it grows.
@@ -37,22 +41,25 @@ def bytes_per_record(
     Args:
         watched: Layers and taps.
         quantities: What is measured.
-        counts: (layer, point) -> samples, if known.
-        samples: Assumed where they are not.
+        trial: What was seen of a record.
+        samples: Assumed where they were not counted.
 
     Returns:
         Bytes of one record of everything, without what is written once per file.
     """
+    seen = {record.quantity for record in trial.records}
+    assumed = [quantity for quantity in quantities if quantity.name not in seen]
     with tempfile.TemporaryDirectory() as directory:
         sink = TensorBoardSink(directory, max_log_gb=None)
         sizes = []
         for step in range(4):  # the layer table is written in the first two
             found = [
                 record
-                for quantity in quantities
+                for quantity in assumed
                 for layer in watched
-                for record in _records(step, quantity, layer, counts, samples)
+                for record in _records(step, quantity, layer, trial.counts, samples)
             ]
+            found += [replace(record, step=step) for record in trial.records]
             head = [meta_record(0, watched, (), {})] if step == 0 else []
             sink.write([*head, run_record(step, _RUN), *found])
             sizes.append(_size(Path(directory)))
@@ -86,6 +93,10 @@ def _records(
         # no more than the basis has; of a sketch, or a first layer, it has fewer
         length = min(layer.points["output"], quantity.max_directions)
         return [_record(step, layer, quantity, POINT, length, measures_of(layer))]
+    if isinstance(quantity, Ledger):
+        some = quantity.measured_points(layer)
+        found = _record(step, layer, quantity, "ledger", 0, LEDGER_MEASURES)
+        return [found] if some else []
     if not isinstance(quantity, WeightQuantity) or not isinstance(layer, Layer):
         return []
     if layer.tied_to is not None:

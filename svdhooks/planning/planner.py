@@ -15,7 +15,8 @@ from svdhooks.models import Models
 from svdhooks.overhead import OverheadGuard
 from svdhooks.planning.costs import Costs, Timer
 from svdhooks.planning.logsize import bytes_per_record
-from svdhooks.planning.result import Plan, PlannedLayer, known
+from svdhooks.planning.result import Plan, PlannedLayer
+from svdhooks.planning.trial import Trial, on_trial
 from svdhooks.planning.twins import advice, twins
 from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.quantities import (
@@ -85,8 +86,8 @@ def plan(
     reporter, guard = Reporter(), OverheadGuard(None)
     models = Models(model, settings, None, reporter, guard, Team())
     models.check_probes()
-    counts, probe_seconds, other = _rehearse(models, settings)
-    planner = _Planner(settings.quantities, counts, other, samples)
+    trial = on_trial(models, settings.quantities, guard)
+    planner = _Planner(settings.quantities, trial, samples)
     rows = tuple(row for one in models for row in planner.rows(one))
     watched, skipped = models.describe(settings.quantities)
     copies = [pair for one in models for pair in twins(one.measurer.model, _of(one))]
@@ -95,8 +96,9 @@ def plan(
         tuple(skipped),
         (*planner.notes(), *_beside(models, settings), *advice(copies)),
         str(settings.schedule),
-        probe_seconds,
-        bytes_per_record(watched, settings.quantities, counts, samples),
+        trial.forward,
+        bytes_per_record(watched, settings.quantities, trial, samples),
+        trial.together,
     )
 
 
@@ -116,49 +118,18 @@ def _of(model: WatchedModel) -> tuple[Layer, ...]:
     return model.measurer.table.layers
 
 
-def _rehearse(
-    models: Models, settings: Settings
-) -> tuple[dict[tuple[str, str], int], float, dict[tuple[str, str], float]]:
-    """Run each model on its reference batch.
-
-    Returns:
-        (layer, point) -> samples; seconds of a forward; (quantity, layer) -> seconds of
-        the quantities other than covariances.
-    """
-    counts: dict[tuple[str, str], int] = {}
-    seconds: dict[tuple[str, str], float] = {}
-    forward = math.nan
-    others = [
-        q
-        for q in settings.quantities
-        if needs_probe(q) and not isinstance(q, Covariance)
-    ]
-    for model in models:
-        reference = model.usable_reference(settings.quantities, first=True)
-        if reference is None:
-            continue
-        counted, spent = model.measurer.count_samples(reference)
-        counts |= counted
-        forward = known(forward) + spent
-        parts = set(model.measurer.parts(others, probing=True))
-        measured = model.measurer.measure(0, others, parts, reference)
-        seconds |= measured.costs
-    return counts, forward, seconds
-
-
 class _Planner:
     """Estimates the rows of one plan."""
 
     def __init__(
         self,
         quantities: Sequence[Quantity],
-        counts: Mapping[tuple[str, str], int],
-        other: Mapping[tuple[str, str], float],
+        trial: Trial,
         samples: int,
     ) -> None:
         self._quantities = quantities
-        self._counts = counts
-        self._other = other
+        self._trial = trial
+        self._counts = trial.counts
         self._samples = samples
         self._timer = Timer()
 
@@ -197,8 +168,9 @@ class _Planner:
                 (self._point(layer, p) for p in quantity.measured_points(layer)),
                 Costs(),
             )
-        if needs_probe(quantity):
-            return Costs(self._other.get((quantity.name, layer.name), math.nan))
+        if needs_probe(quantity) and quantity.name not in self._trial.together:
+            seconds = self._trial.seconds.get((quantity.name, layer.name), math.nan)
+            return Costs(seconds)
         return None
 
     def _point(self, layer: Watched, point: str) -> Costs:
@@ -212,7 +184,7 @@ class _Planner:
 
     def notes(self) -> list[str]:
         """What the numbers rest on."""
-        found = []
+        found = list(self._trial.notes)
         of_points = any(map(needs_probe, self._quantities))
         if of_points and not self._counts:
             found.append(

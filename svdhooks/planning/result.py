@@ -60,6 +60,7 @@ class Plan:
         schedule: When records are due, in words.
         probe_seconds: Of the forward on the reference batch; NaN without one.
         log_bytes: Of one record of everything.
+        together: Quantity -> seconds, where the same passes serve all layers.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -68,11 +69,13 @@ class Plan:
     schedule: str
     probe_seconds: float
     log_bytes: float
+    together: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds_per_record(self) -> float:
-        """Of a record of everything, the probe's forward included."""
-        return sum(x.seconds for x in self.layers) + known(self.probe_seconds)
+        """Of a record of everything, with the forward and what serves all layers."""
+        shared = known(self.probe_seconds) + sum(self.together.values())
+        return sum(x.seconds for x in self.layers) + shared
 
     @property
     def memory_bytes(self) -> int:
@@ -101,12 +104,14 @@ class Plan:
 
     def totals(self) -> list[str]:
         """What a record of everything costs, in sentences."""
-        forward = ""
+        shares = {f"{name} of all layers": s for name, s in self.together.items()}
         if not math.isnan(self.probe_seconds):
-            forward = f", {time_of(self.probe_seconds)} of it for the forward"
+            shares = {"the forward": self.probe_seconds, **shares}
+        parts = [f"{time_of(s)} of it for {name}" for name, s in shares.items()]
+        of_it = "".join(f", {part}" for part in parts)
         return [
             f"{len(self.layers)} layers and points, recorded {self.schedule}.",
-            f"One record: {time_of(self.seconds_per_record)}{forward}; "
+            f"One record: {time_of(self.seconds_per_record)}{of_it}; "
             f"{size_of(self.log_bytes)} in the log, "
             f"{self.gb_per_10_000_records:.2g} GB per 10,000 records.",
             f"Memory besides the training: about {size_of(self.memory_bytes)}.",
