@@ -108,7 +108,7 @@ def _of_samples(
         for name, value in called.items()
         if name not in again or not torch.equal(value.tensor, again[name].tensor)
     }
-    deepest = max(moved.values(), key=len, default=torch.Size())
+    deepest = max(moved.values(), key=lambda s: (len(s), s[0]), default=torch.Size())
     own = [
         name
         for name, shape in moved.items()
