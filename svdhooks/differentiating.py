@@ -68,6 +68,7 @@ class JacobianProbe:
         self._lockstep = needs_all(model) and not team.alone
         self._share = WeightShare(team, layers)
         self._differentiators: dict[str, Differentiator] = {}
+        self._late: set[str] = set()
 
     def measure(
         self,
@@ -94,12 +95,13 @@ class JacobianProbe:
         for quantity, watched in of_jacobians:
             begun = time.perf_counter()
             records = self._records(quantity, watched, step, reference, turn, chains)
-            # one pass serves all of them
-            seconds = (time.perf_counter() - begun) / max(len(watched), 1)
+            # one pass serves all of them, but those for which there was no time
+            names = [x.name for x in watched if x.name not in self._late]
+            seconds = (time.perf_counter() - begun) / max(len(names), 1)
             for record in records:
                 measured.records.append(replace(record, seconds=seconds))
-            for x in watched:
-                measured.costs[quantity.name, x.name] = seconds
+            for name in names:
+                measured.costs[quantity.name, name] = seconds
         return measured
 
     def failed(self, of_jacobians: OfJacobians, step: int, status: str) -> Measured:
@@ -133,6 +135,7 @@ class JacobianProbe:
         chains: Mapping[str, tuple[str, ...]],
     ) -> list[Record]:
         """Those of one quantity; of several processes rank 0 has them."""
+        self._late = set()
         own: Found = {}
         problem: str | None = None
         if turn.runs and reference is not None:
@@ -143,6 +146,7 @@ class JacobianProbe:
             except Exception as error:  # noqa: BLE001  # a measurement may fail
                 problem = status_of(error)
                 self._report(quantity, step, error)
+        watched = [x for x in watched if x.name not in self._late]
         weights = self._weights(watched, chains)
         told = self._team.collect((own if turn.counts else {}, problem, weights), to=0)
         if told is None:
@@ -181,9 +185,10 @@ class JacobianProbe:
                 self._team,
                 self._lockstep,
             )
-        return known[quantity.name].measure(
-            watched, reference, exhausted=self._exhausted
-        )
+        measure = known[quantity.name].measure
+        found = measure(watched, reference, exhausted=self._exhausted)
+        self._late = {x.name for x in watched} - found.keys()
+        return found
 
     def _weights(
         self, watched: Sequence[Watched], chains: Mapping[str, tuple[str, ...]]

@@ -68,7 +68,8 @@ class Differentiator:
         Args:
             watched: The layers and taps.
             reference: The batch.
-            exhausted: Asked after each part of the samples; the rest is then left out.
+            exhausted: Asked after each part of the samples and of the layers; the rest
+                is then left out. Layers that are left out come first the next time.
 
         Returns:
             Layer -> spectra, or why there are none, in the order of ``watched``.
@@ -92,7 +93,7 @@ class Differentiator:
             self._perturbable.begin()
             task = self._known(setting)
             found = Measurement(task, exhausted).results()
-        return {layer.name: found[layer.name] for layer in watched}
+        return {x.name: found[x.name] for x in watched if x.name in found}
 
     def _known(self, setting: Setting) -> Task:
         """What is known of the model; found out if anything of it changed."""

@@ -44,6 +44,7 @@ class Measurement:
 
     def _begin(self) -> None:
         self._found: dict[str, LayerJacobian] = {}
+        self._late: list[str] = []
         self._weight: Tensor | None = None
         self._factor: Tensor | None = None
         self._basis, self._by_rows = self._choose()
@@ -52,7 +53,8 @@ class Measurement:
         """Take them.
 
         Returns:
-            Layer -> its spectra, or why there are none.
+            Layer -> its spectra, or why there are none; without those for which there
+            was no time.
         """
         try:
             self._all()
@@ -64,17 +66,22 @@ class Measurement:
             self._all()
         for name, reason in self._study.reasons.items():
             self._found.setdefault(name, self._without(name, reason))
+        before = [name for name in self._study.late if name in self._late]
+        self._study.late = list(dict.fromkeys((*before, *self._late)))
         return self._found
 
     def _all(self) -> None:
-        left = list(self._study.layouts)
+        layouts = self._study.layouts
+        waiting = [name for name in self._study.late if name in layouts]
+        left = list(dict.fromkeys((*waiting, *layouts)))
         if self._basis.kind == "first_layer" and not self._by_rows.issuperset(left):
             self._note_first()
         while left:
             for names, method in self._groups(left):
                 self._group(names, method)
             # layers whose method has failed, with the next one
-            left = [n for n in self._study.layouts if n not in self._found]
+            done = {*self._found, *self._late}
+            left = [n for n in layouts if n not in done]
 
     def _choose(self) -> tuple[Basis, set[str]]:
         """The basis; and which layers are better served by all of their rows."""
@@ -122,7 +129,12 @@ class Measurement:
         for name, reason in reasons.items():
             if not self._tried_by_rows(name):
                 self._found[name] = self._without(name, reason)
-        for portion in several:
+        place = {name: number for number, name in enumerate(names)}
+        for portion in sorted(several, key=lambda x: min(place[n] for n in x.names)):
+            # one portion at least, or none would ever have its turn
+            if self._found and not self._passes.lockstep and self._exhausted():
+                self._late.extend(portion.names)
+                continue
             if names[0] in study.alone:
                 portion = replace(portion, samples=1)
             self._portion(portion, method)

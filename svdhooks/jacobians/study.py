@@ -26,6 +26,7 @@ class Study:
         first: The first layer, if the basis is taken at its output.
         inner: Its output, as the input point.
         fleeting: Whether some of it may be different the next time.
+        late: Layers for which there was no time, by how long they wait.
     """
 
     at: PointAxis
@@ -41,6 +42,7 @@ class Study:
     first: str | None = None
     inner: PointAxis | None = None
     fleeting: bool = False
+    late: list[str] = field(default_factory=list)
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Measure some layers no more.

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 import svdhooks
 from svdhooks import rehearsal
+from svdhooks.layers import find_layers
+from svdhooks.measuring import Measurer
+from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.quantities import JacobianSpectrum, Ledger
-from svdhooks.reports import RecordingError
+from svdhooks.reports import RecordingError, Reporter
 from svdhooks.sinks.memory import MemorySink
 from tests.models import mlp
 
@@ -89,13 +92,14 @@ def test_layers_that_fail_alike_are_told_together():
     recorder, sink = _watch(model, quantities=[ALWAYS], probe=torch.randn(6, 8))
 
     def act() -> None:
-        with recorder:
-            model.refusing = True
+        with recorder, torch.no_grad():
+            model.net[2].bias.fill_(float("inf"))
             recorder.step()
 
     (message,) = _caught(act)
-    assert "net.0, net.2, net.4" in message
-    assert not any(r.ok for r in sink.of("local_rank") if r.step == 1)
+    assert "local_rank of net.2, net.4 could not" in message
+    failed = {r.layer for r in sink.of("local_rank") if not r.ok}
+    assert failed == {"net.2", "net.4"}
 
 
 def test_numbers_that_are_not_finite_are_told_once_per_layer():
@@ -122,6 +126,40 @@ def test_those_who_want_it_are_stopped():
     model.refusing = True
     with pytest.raises(RecordingError, match="not today"), recorder:
         recorder.step()
+
+
+def test_layers_for_which_there_is_no_time_come_first_the_next_time():
+    """No record takes much longer than it may, and none waits for ever."""
+    model, x = mlp(9, 8, 7, 6, 5), torch.randn(3, 9)
+    # one layer at a time fits, and one direction
+    quantity = JacobianSpectrum(directions=2, max_directions=4, max_bytes=150)
+    asked = 0
+
+    def exhausted() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2  # before the probe, and before the derivatives
+
+    measurer = Measurer(
+        model,
+        find_layers(model),
+        ProbeOptions(),
+        None,
+        Reporter("raise"),
+        exhausted,
+    )
+    parts = measurer.parts([quantity], probing=True)
+    reference = ReferenceBatch.given(x)
+    seen: list[list[str]] = []
+    for step in range(len(parts)):
+        asked = 0
+        found = measurer.measure(step, [quantity], set(parts), reference)
+        seen.append([record.layer for record in found.records])
+        assert [name for _, name in found.costs] == seen[-1]
+        assert all(r.measures["samples"] == 1 for r in found.records)
+    assert 0 < len(seen[0]) < len(parts)
+    assert {name for names in seen[:3] for name in names} > set(seen[0])
+    assert {name for names in seen for name in names} == {name for _, name in parts}
 
 
 @pytest.mark.parametrize(
