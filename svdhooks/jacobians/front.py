@@ -54,7 +54,9 @@ def local_rank(
         layers: Which layers: globs, module types, a predicate ``(name, module)``.
         taps: Your name -> module whose output is measured too.
         forward: ``(model, batch)``, for models that are called otherwise.
-        directions: Directions of a random sketch, where a full basis does not fit.
+        directions: Directions of a random sketch, where a full basis does not fit; small
+            layers are exact even then. Singular values and absolute ranks of a sketch
+            are lower bounds; relative ranks are estimates.
         max_directions: The largest full basis.
         max_samples: Of a larger batch that many, evenly spread; None: all.
         max_bytes: Bound on what is held at once.
@@ -92,11 +94,14 @@ def local_rank(
     refused = _why_not(model)
     if refused is not None:
         raise ValueError(refused)
-    reference = ReferenceBatch.given(batch)
     plain, together = unwrap(model), needs_all(model)
     team = form_team() if together else Team()
+    passes = Passes(plain, team, together)
     try:
-        _try(plain, reference, forward, Passes(plain, team, together))
+        # a batch is that of one process, and so is what is wrong with it
+        with passes.alike():
+            reference = ReferenceBatch.given(batch)
+            _try(plain, reference, forward, passes)
         differentiator = Differentiator(plain, forward, options, team, together)
         kept = _kept(forward, options, together)
         differentiator.known = kept.get(plain, Known())

@@ -28,8 +28,11 @@ class LocalRank:
         method: How the Jacobians were taken: ``"forward"``, ``"double_backward"`` or
             ``"reverse"``, with ``"first_layer "`` before it where the basis was that of
             the first layer.
-        lower_bound: Whether only some directions were taken, so that ranks and singular
-            values are lower bounds.
+        complete: Whether the spectra are those of whole Jacobians. Otherwise only some
+            directions were taken, and all singular values are lower bounds.
+        lower_bound: Whether the ranks are lower bounds: absolute ones that are not of
+            whole Jacobians. Relative ones are an estimate there, too small or too large,
+            since σ₁, to which they are relative, is a lower bound itself.
         directions: How many were taken.
         inputs: Dimension of the input point, of one sample.
         outputs: Dimension of the layer's output, of one sample.
@@ -46,6 +49,7 @@ class LocalRank:
     samples: int
     status: str
     method: str
+    complete: bool
     lower_bound: bool
     directions: int
     inputs: int
@@ -79,7 +83,8 @@ class LocalRank:
             len(ranks),
             found.status,
             found.method,
-            found.ok and not found.complete,
+            found.complete,
+            found.ok and not found.complete and not relative,
             found.directions,
             found.inputs,
             found.outputs,
@@ -89,9 +94,10 @@ class LocalRank:
         """One line for people."""
         if self.status != "ok":
             return f"LocalRank({self.status})"
-        least = "at least " if self.lower_bound else ""
+        least = "about " if not self.complete else ""
+        least = "at least " if self.lower_bound else least
         limit = f"{self.eps:g}·σ₁" if self.relative else f"{self.eps:g}"
-        sketch = f", {self.directions} directions" if self.lower_bound else ""
+        sketch = "" if self.complete else f", {self.directions} directions"
         return (
             f"LocalRank({least}{self.mean:.4g} ± {self.std:.2g} "
             f"({self.min:g} to {self.max:g}) of {min(self.inputs, self.outputs)}, "

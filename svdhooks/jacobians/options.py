@@ -18,6 +18,8 @@ class JacobianOptions:
 
     Attributes:
         directions: Directions of a random sketch, taken where a full basis does not fit.
+            Layers with no more outputs than that are exact, by all of their rows, as far
+            as ``max_directions`` rows suffice for all of them.
         max_directions: The largest full basis: dimension of the input point, width of a
             first linear layer, or number of rows of all layers together.
         max_samples: Of a larger batch that many, evenly spread; None: all.
@@ -116,8 +118,9 @@ class LayerJacobian:
         method: How: ``"forward"``, ``"double_backward"`` or ``"reverse"``; with
             ``"first_layer "`` before it where the basis is that of the first layer.
         spectra: Singular values, descending, on the CPU; ``(0, 0)`` if it failed.
-        complete: Whether they are those of the whole Jacobian. Otherwise they, and the
-            ranks counted from them, are lower bounds.
+        complete: Whether they are those of the whole Jacobian. Otherwise they are lower
+            bounds, and so are ranks counted above an absolute threshold; those above a
+            share of the largest one are an estimate.
         directions: How many were taken.
         inputs: Dimension of the input point, of one sample.
         outputs: Dimension of the layer's output, of one sample.

@@ -107,7 +107,7 @@ class Passes:
         except (TeamError, PassFailedError):
             raise
         except Exception as error:
-            # the others ask before they begin a pass, and so learn of it
+            # the others meet before they begin a pass, and so learn of it
             self._team.exchange((_FAILED, status_of(error)))
             raise
 

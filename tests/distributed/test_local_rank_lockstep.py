@@ -1,6 +1,7 @@
 """Local rank of a model that FSDP2 shards is that of one process."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,10 @@ class Passing(nn.Module):
         return found
 
 
+OPTIONS: dict[str, dict[str, int]] = {
+    "chunks": {"max_bytes": 3 * 4 * 5 * 100},
+    "sketch": {"directions": 4, "max_directions": 4},
+}
 PASSED = {"reverse": Once, "double_backward": Twice}
 
 
@@ -64,15 +69,16 @@ def measured(rank: int, kind: str) -> list[str]:
         x = torch.randn(7, 5)
         own = x[:5] if rank == 0 else x[5:]
         sharded = shard("plain", model_of(kind))
-        bound = 3 * 4 * 5 * 100 if kind == "chunks" else 2**28
+        options = OPTIONS.get(kind, {})
         with unchanged(sharded):
-            found = local_rank(sharded, own, max_bytes=bound)
-        alone = local_rank(model_of(kind), own)
+            found = local_rank(sharded, own, **options)
+        alone = local_rank(model_of(kind), own, **options)
     assert list(found) == list(alone)
     for name, each in found.items():
         assert each.status == "ok", each
         assert each.samples == len(own)
-        assert not each.lower_bound
+        assert each.complete == alone[name].complete
+        assert each.complete == (kind != "sketch" or name == "6")
         torch.testing.assert_close(
             each.spectra, alone[name].spectra, rtol=1e-4, atol=1e-5
         )
@@ -84,6 +90,8 @@ def measured(rank: int, kind: str) -> list[str]:
     [
         ("plain", ["forward"]),
         ("chunks", ["forward"]),
+        # the last layer is exact by its three rows
+        ("sketch", ["forward", "reverse"]),
         # layers before the operation are served by an earlier method
         ("reverse", ["double_backward", "reverse"]),
         ("double_backward", ["double_backward"]),
@@ -99,19 +107,67 @@ def test_it_reads_what_one_process_would(ranks: Ranks, kind, methods) -> None:
 def failing(rank: int) -> str:
     from tests.distributed.test_fsdp2 import Block
 
+    Block.failing = rank == 1
+    try:
+        return refused(torch.randn(3, 5))
+    finally:
+        Block.failing = False
+
+
+def refused(batch: object, **options: Any) -> str:
+    """What is raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sharded = shard("plain", build())
-        Block.failing = rank == 1
         try:
-            local_rank(sharded, torch.randn(3, 5))
-        except ValueError as error:
-            return str(error)
-        finally:
-            Block.failing = False
+            local_rank(sharded, batch, **options)
+        except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+            return f"{type(error).__name__}: {error}"
     return "no error"
 
 
 def test_a_rank_that_fails_leaves_nobody_waiting(ranks: Ranks) -> None:
     both = ranks.run(2, failing)
     assert all("out of memory" in each and "rank 1" in each for each in both)
+
+
+def failing_outside_of_passes(rank: int, what: str) -> tuple[str, str]:
+    from svdhooks.jacobians import measurement
+
+    x: Any = torch.randn(3, 5)
+    options: dict[str, Any] = {}
+    original = measurement.joined
+    if what == "batch_axis":  # the same for both, whose batches are not alike
+        options["batch_axis"] = 2
+        x = x if rank == 1 else x[None]
+    elif what == "batch" and rank == 1:
+        x = ["no tensor"]
+    elif what == "merging" and rank == 1:
+        measurement.joined = _no_memory
+    try:
+        first = refused(x, **options)
+    finally:
+        measurement.joined = original
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = local_rank(shard("plain", build()), torch.randn(3, 5))
+    return first, found["6"].status
+
+
+def _no_memory(*_args: object) -> None:
+    raise MemoryError("out of memory while merging")
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("batch_axis", "batch_axis=2"),
+        ("batch", "without any tensor"),
+        ("merging", "out of memory"),
+    ],
+)
+def test_an_error_outside_of_a_pass_is_one_of_all_at_once(ranks, what, words) -> None:
+    both = ranks.run(2, failing_outside_of_passes, what, seconds=30.0)
+    assert all(words in first for first, _ in both), both
+    assert "(rank 1)" in both[0][0]
+    assert all(after == "ok" for _, after in both)

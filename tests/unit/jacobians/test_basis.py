@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svdhooks.jacobians.basis import HELD, Basis, choose_basis, portions
+from svdhooks.jacobians.basis import HELD, Basis, choose_basis, exact_by_rows, portions
 from svdhooks.jacobians.options import JacobianOptions
 
 
@@ -25,6 +25,21 @@ def test_the_cheapest_complete_basis_is_taken(inputs, outputs, first, expected):
     found = choose_basis(inputs, outputs, first, JacobianOptions())
     assert found == expected
     assert found.complete == (expected.kind != "sketch")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "directions", "most", "expected"),
+    [
+        ({"wide": 4096, "head": 10}, 64, 1024, {"head"}),
+        ({"wide": 65, "head": 10}, 64, 1024, {"head"}),
+        ({"a": 60, "b": 64, "head": 10}, 64, 100, {"head", "a"}),
+        ({"a": 60, "b": 60}, 64, 10, {"a"}),
+        ({"wide": 4096}, 64, 1024, set()),
+    ],
+)
+def test_beside_a_sketch_small_layers_are_exact(outputs, directions, most, expected):
+    options = JacobianOptions(directions, most)
+    assert exact_by_rows(outputs, options) == expected
 
 
 @given(
