@@ -25,13 +25,16 @@ class Allowance:
 
     Attributes:
         stretch: It comes at this many-th due step; 1 is the next one.
-        seconds: Parts are measured until this is used up; None: all of them.
+        seconds: Parts are measured until this is used up; None: all of them, but for
+            those with a schedule of their own.
         earned: How much of these seconds the training until then brings.
+        within: What there is for all of it, saved and earned.
     """
 
     stretch: int = 1
     seconds: float | None = None
     earned: float = 0.0
+    within: float = math.inf
 
 
 class OverheadGuard:
@@ -39,7 +42,9 @@ class OverheadGuard:
 
     When a record of everything would exceed that, the interval stretches, at most
     tenfold; where this does not suffice, the parts take turns, longest unmeasured
-    first; a record for which none is cheap enough measures none. The decision is taken
+    first; a record for which none is cheap enough measures none. What has a schedule of
+    its own, and is rare, does not make the others rarer: it waits until the others have
+    left enough. The decision is taken
     once per record and from numbers that can be exchanged, so that several processes
     can agree on it. What a part costs is known once it was measured; so a record that
     takes much longer than expected leaves the rest for the next, see `exhausted`.
@@ -71,6 +76,7 @@ class OverheadGuard:
         self._record_cost = 0.0
         self._probe_cost = 0.0
         self._probing = False
+        self._rare: set[str] = set()
         self._until = math.inf
         self._turn: dict[Part, int] = {}
         self._records = 0
@@ -126,6 +132,7 @@ class OverheadGuard:
         parts: Sequence[Part],
         shared: Iterable[str] = (),
         whole: Iterable[str] = (),
+        rare: Iterable[str] = (),
     ) -> set[Part]:
         """Which parts this record measures.
 
@@ -134,15 +141,21 @@ class OverheadGuard:
             shared: Quantities which share one probe forward.
             whole: Quantities whose layers are measured in the same passes: half of
                 them costs as much as all, so they have their turn together.
+            rare: Quantities with a schedule of their own.
 
         Returns:
             All parts, or those that waited longest and fit the allowance.
         """
-        shared = set(shared)
-        chosen = set(parts)
+        shared, together = set(shared), set(whole)
+        self._rare.update(rare)
+        regular = {part for part in parts if part[0] not in self._rare}
+        left = self.allowance.within
+        self._probing = any(part[0] in shared for part in regular)
         if self.allowance.seconds is not None:
-            left = self.allowance.seconds - self._record_cost
-            chosen = self._affordable(_units(parts, set(whole)), shared, left)
+            left, regular, self._probing = self.allowance.seconds, set(), False
+        others = [part for part in parts if part not in regular]
+        left -= self._expected(regular)
+        chosen = regular | self._affordable(_units(others, together), shared, left)
         self._probing = any(part[0] in shared for part in chosen)
         left = max(self._available, 0.0)
         self._until = self._clock() + self._expected(chosen) + left
@@ -177,7 +190,7 @@ class OverheadGuard:
     ) -> set[Part]:
         """Those that waited longest and fit what is left."""
         chosen: set[Part] = set()
-        probing = saving = False
+        probing, saving = self._probing, False
         for unit in sorted(units, key=self._waiting_since):
             probe = unit[0][0] in shared and not probing
             cost = sum(self._costs.get(part, 0.0) for part in unit)
@@ -226,18 +239,20 @@ class OverheadGuard:
     def _decide(self, spent: float, elapsed: float) -> Allowance:
         if self.max_overhead is None:
             return Allowance()
-        whole = sum(self._costs.values()) + self._record_cost + self._probe_cost
+        regular = (s for part, s in self._costs.items() if part[0] not in self._rare)
+        whole = sum(regular) + self._record_cost + self._probe_cost
         available = self.max_overhead * elapsed + CREDIT_SECONDS - spent
+        gain = self.max_overhead * elapsed / max(self._dues, 1)
         if available >= whole:
-            return Allowance()
+            return Allowance(1, None, gain, available + gain)
         if self._dues == 0 or elapsed <= 0:
             # how long training takes is not known yet: use what is left of the credit
             available = max(available, 0.0)
             return Allowance(1, available, available)
-        gain = self.max_overhead * elapsed / self._dues
         for stretch in range(1, LARGEST_STRETCH + 1):
             if available + stretch * gain >= whole:
-                return Allowance(stretch)
+                earned = stretch * gain
+                return Allowance(stretch, None, earned, available + earned)
         earned = LARGEST_STRETCH * gain
         return Allowance(LARGEST_STRETCH, max(available + earned, 0.0), earned)
 

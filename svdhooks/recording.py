@@ -111,10 +111,11 @@ class Recording:
             told = {"spent": outcome.spent, "elapsed": outcome.elapsed}
             self._guard.finished(measured.costs, outcome.seconds, told)
         allowance = self._guard.allowance
-        fewer = allowance.stretch > 1 or allowance.seconds is not None
+        left_out = {name for name, _ in parts} - {name for name, _ in measured.costs}
+        fewer = allowance.stretch > 1 or allowance.seconds is not None or left_out
         if fewer and self._team.writes:
             advice.stretched(self._reporter, self._settings.max_overhead)
-        return {name for name, _ in parts} - {name for name, _ in measured.costs}
+        return left_out
 
     def _measure(
         self, step: int, due: Sequence[Quantity], first: bool, names: Sequence[str]
@@ -127,7 +128,8 @@ class Recording:
             probing = self._models.prepare(step, due, first)
             parts = self._models.parts(due, probing)
             whole = [q.name for q in due if isinstance(q, JacobianQuantity)]
-            chosen = guard.choose(parts, names, whole)
+            rare = [q.name for q in due if q.schedule is not None]
+            chosen = guard.choose(parts, names, whole, rare)
             with self.delayed.solving():
                 measured = self._models.measure(step, due, chosen)
         seconds = self._clock() - begun

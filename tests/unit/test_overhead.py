@@ -170,6 +170,52 @@ def test_what_shares_its_passes_has_its_turn_as_a_whole():
     assert 0 < sum(name == "jac" for name, _ in apart) < 8
 
 
+def _with_a_rare_one(rare_names):
+    """A second per step; of each 100 one is due; sometimes what takes 20 s is, too."""
+    guard, clock = _guard()
+    cheap = {("w", str(i)): 0.01 for i in range(30)}
+    costly = {("jac", str(i)): 2.0 for i in range(10)}
+    history, owed = [], False
+    for due in range(400):
+        clock.now += 100.0
+        owed |= due in {1, 2, 4, 8, 16, 32, 64, 128, 256}
+        if not guard.admits():
+            history.append(None)
+            continue
+        costs = cheap | (costly if owed else {})
+        chosen = guard.choose(list(costs), whole=["jac"], rare=rare_names)
+        before = guard.spent
+        with guard.timed():
+            clock.now += sum(costs[part] for part in chosen)
+        guard.finished({p: costs[p] for p in chosen}, guard.spent - before)
+        owed &= ("jac", "0") not in chosen
+        history.append(chosen)
+        # what nobody knows is the cost of the first
+        assert guard.spent <= 0.01 * guard.elapsed + CREDIT_SECONDS + 20.0
+    return guard, history
+
+
+def _without(history, part):
+    return [due for due, chosen in enumerate(history) if part not in (chosen or ())]
+
+
+def test_what_is_rare_and_costly_does_not_make_the_others_rarer():
+    guard, history = _with_a_rare_one(["jac"])
+    # but for the debt that the first one left, whose cost nobody knew
+    assert max(_without(history, ("w", "0"))) < 10
+    costly = [due for due in range(400) if ("jac", "9") in (history[due] or ())]
+    # 0.7 s of each interval is left to save 20 s from: those of 2 to 32 are two
+    assert len(costly) == 5
+    assert costly[-2:] == [128, 256]
+    assert guard.spent <= 0.01 * guard.elapsed + CREDIT_SECONDS
+
+
+def test_taken_for_a_regular_one_it_would():
+    """The companion."""
+    _, history = _with_a_rare_one([])
+    assert len(_without(history[10:], ("w", "0"))) > 40
+
+
 def test_no_limit_measures_everything_always():
     guard, clock = _guard(None)
     costs = {("w", "a"): 50.0}
