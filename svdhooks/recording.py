@@ -81,7 +81,8 @@ class Recording:
             first: Whether this is the record before the first update.
 
         Returns:
-            Names of the quantities for which there was no time.
+            Names of the quantities for which there was no time, and of those that need
+            derivatives and had no batch yet.
         """
         names = [q.name for q in due if isinstance(q, PointQuantity)]
         if not self.delayed.choose(due) or any(
@@ -111,11 +112,13 @@ class Recording:
             told = {"spent": outcome.spent, "elapsed": outcome.elapsed}
             self._guard.finished(measured.costs, outcome.seconds, told)
         allowance = self._guard.allowance
-        left_out = {name for name, _ in parts} - {name for name, _ in measured.costs}
+        done = {name for name, _ in measured.costs}
+        left_out = {name for name, _ in parts} - done
         fewer = allowance.stretch > 1 or allowance.seconds is not None or left_out
         if fewer and self._team.writes:
             advice.stretched(self._reporter, self._settings.max_overhead)
-        return left_out
+        derived = {q.name for q in due if isinstance(q, JacobianQuantity)}
+        return left_out | derived - done
 
     def _measure(
         self, step: int, due: Sequence[Quantity], first: bool, names: Sequence[str]

@@ -54,7 +54,7 @@ class Timetable:
 
         Args:
             due: Of what.
-            left_out: Names of those for which there was no time.
+            left_out: Names of those for which there was no time, or no batch yet.
         """
         self._owed -= {q.name for q in due} - left_out
 

@@ -168,7 +168,9 @@ def test_sketches_and_replicas_too(
     probe = batches(1, 10)[0]
     probes = list(torch.split(probe, [5, 5]))
     (_, records, said), _ = ranks.run(2, run, 2, kind, "net", probes, options)
-    assert said == []
+    # six directions of twenty say no more than six
+    assert all("number of random directions" in text for text in said)
+    assert len(said) == (options == SKETCH)
     check_same(records, expected("net", probe, options, 2), rel=2e-5)
 
 
@@ -179,7 +181,7 @@ def test_what_has_no_forward_derivative_is_right_under_fsdp(ranks: Ranks) -> Non
     (_, records, said), _ = ranks.run(2, run, 2, "fsdp2", "cubic", probes, EXACT)
     assert said == []
     whole = expected("cubic", probe, EXACT, 2)
-    assert {values["method"] for values in records.values()} == {"reverse"}
+    assert {values["method"] for values in records.values()} == {"double_backward"}
     # how an unsharded copy was differentiated is another matter
     for values in (*records.values(), *whole.values()):
         del values["method"], values["directions"]

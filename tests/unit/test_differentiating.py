@@ -119,6 +119,21 @@ def test_numbers_that_are_not_finite_are_told_once_per_layer():
     assert not any(r.ok for r in sinks[0].of("local_rank"))
 
 
+def test_what_is_due_before_a_batch_is_known_comes_with_the_next_record():
+    model, x = mlp(8, 12, 5, 3), torch.randn(6, 8)
+    once = JacobianSpectrum(schedule=svdhooks.at(0))
+    recorder, sink = _watch(model, quantities=["weight_spectrum", once], every=2)
+
+    def act() -> None:
+        with recorder:
+            for _ in range(6):
+                model(x)
+                recorder.step()
+
+    assert _caught(act) == []
+    assert {r.step for r in sink.of("local_rank")} == {2}
+
+
 def test_those_who_want_it_are_stopped():
     model = Moody()
     recorder, _ = _watch(model, quantities=[ALWAYS], on_error="raise")
