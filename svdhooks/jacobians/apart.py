@@ -1,6 +1,7 @@
 """Taking a batch apart: some samples of it, and layers that need one at a time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from svdhooks.jacobians.function import taken
 from svdhooks.jacobians.samples import Found, Layout, sliceable_axes
 from svdhooks.jacobians.setting import Setting
 from svdhooks.jacobians.study import Study
+from svdhooks.jacobians.thinned import Thinned
 from svdhooks.layers import PointValue
 from svdhooks.reports import status_of
 
@@ -53,14 +55,15 @@ class Apart:
         left = [x.name for x in self._setting.watched if x.name not in study.reasons]
         for name in left:
             layout = found[name]
-            length = base[name].tensor.shape[:1].numel()
+            value = self._setting.thinned.whole(name, base[name])
+            length = value.tensor.shape[:1].numel()
             if layout == "unmoved" and length % study.n == 0:
                 layout = Layout(0)  # whose is what does not matter where all is zero
             elif layout == "unmoved":
                 study.reasons[name] = UNMOVED
                 study.unmoved.add(name)
             if isinstance(layout, Layout):
-                self._arrange(study, name, layout, base[name], study.n)
+                self._arrange(study, name, layout, value, study.n)
         study.way = self._way(study, base)
         here = [n for n in left if n not in study.layouts and n not in study.reasons]
         told = self._passes.told(here)
@@ -72,6 +75,7 @@ class Apart:
         self, study: Study, name: str, layout: Layout, value: PointValue, n: int
     ) -> None:
         try:
+            value = replace(value, tensor=value.tensor.to("meta"))  # for its shape
             rows = layout.arranged(value, n, self._setting.options.positions)
         except (IndexError, ValueError, RuntimeError) as error:
             study.reasons[name] = status_of(error)
@@ -88,7 +92,7 @@ class Apart:
         for number in range(self._passes.most(len(ways))):
             way = ways[min(number, len(ways) - 1)] if ways else {}
             try:
-                now = self._outputs(study, way, samples)
+                now = self._outputs(study, way, samples, self._setting.thinned)
             except TeamError:
                 raise
             except Exception:  # noqa: BLE001  # a wrong way does not fit the model
@@ -99,12 +103,16 @@ class Apart:
         return None
 
     def _outputs(
-        self, study: Study, way: Mapping[int, int], samples: Sequence[int]
+        self,
+        study: Study,
+        way: Mapping[int, int],
+        samples: Sequence[int],
+        keep: Thinned | None = None,
     ) -> dict[str, PointValue]:
         def run() -> dict[str, PointValue]:
             model, watched = self._setting.model, self._setting.watched
             some = taken(model, self._setting.reference, way, samples)
-            return model.outputs(some, watched, study.at.point)[0]
+            return model.outputs(some, watched, study.at.point, keep=keep)[0]
 
         return self._passes.make(run)
 

@@ -15,6 +15,7 @@ from svdhooks.jacobians.setting import Setting
 from svdhooks.jacobians.student import Student
 from svdhooks.jacobians.study import Study
 from svdhooks.jacobians.task import Task
+from svdhooks.jacobians.thinned import Thinned
 from svdhooks.layers.tap import Watched
 from svdhooks.probe import Forward, ReferenceBatch
 
@@ -81,8 +82,10 @@ class Differentiator:
         """
         if not watched:
             return {}
+        options = self._options
+        thinned = Thinned(options.max_bytes, len(watched))
         setting = Setting(
-            self._perturbable, reference, watched, self._options, self._passes
+            self._perturbable, reference, watched, options, self._passes, thinned
         )
         with self._passes.alike(), self._passes.open():
             if forward_ad._current_level >= 0:
@@ -135,3 +138,15 @@ class Known:
 
     key: object = None
     study: Study | None = None
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether a model lives as long as this does.
+
+        Args:
+            model: Any.
+
+        Returns:
+            Whether an input point is its output.
+        """
+        points = [] if self.study is None else [self.study.at, self.study.inner]
+        return any(p is not None and p.point.module is model for p in points)

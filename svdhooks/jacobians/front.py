@@ -106,7 +106,8 @@ def local_rank(
         kept = _kept(forward, options, together)
         differentiator.known = kept.get(plain, Known())
         found = differentiator.measure(watched, reference)
-        kept[plain] = differentiator.known
+        if not differentiator.known.holds(plain):
+            kept[plain] = differentiator.known
     finally:
         team.leave()
     return {name: LocalRank.of(each, eps, relative) for name, each in found.items()}

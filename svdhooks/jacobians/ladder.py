@@ -147,10 +147,14 @@ class Ladder:
             return adjoint_errors(noted, at, method, seeds)
 
         errors = self._passes.make(check, method)
-        return {
-            name: _said(error, max(map(_tolerance, (dtypes[name], dtypes[""]))))
-            for name, error in errors.items()
-        }
+        wrong: dict[str, str | None] = {}
+        coarsest = _tolerance(dtypes[""])
+        for name, dtype in dtypes.items():
+            # a layer of 32 bits behind one of 16 is rounded as that one is
+            coarsest = max(coarsest, _tolerance(dtype))
+            if name in errors:
+                wrong[name] = _said(errors[name], coarsest)
+        return wrong
 
 
 def _short(reason: str, most: int = 160) -> str:

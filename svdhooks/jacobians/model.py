@@ -103,6 +103,7 @@ class Perturbable:
         watched: Sequence[Watched],
         point: InputPoint,
         delta: Tensor | None = None,
+        keep: Callable[[str, PointValue], PointValue] | None = None,
     ) -> tuple[dict[str, PointValue], dict[str, Exception]]:
         """Call the model once.
 
@@ -111,6 +112,7 @@ class Perturbable:
             watched: The layers to look at.
             point: The input point.
             delta: What is added there, of its shape.
+            keep: Name of a layer, its output -> a copy of what is kept; None: of all.
 
         Returns:
             Copies of the layers' outputs at their last call, in the order in which
@@ -124,7 +126,7 @@ class Perturbable:
                 value = layer.read(call).get("output")
                 if value is not None:
                     # a copy: what follows may overwrite it in place
-                    found[layer.name] = replace(value, tensor=value.tensor.clone())
+                    found[layer.name] = (keep or _copied)(layer.name, value)
             except Exception as error:  # noqa: BLE001  # another layer can still be read
                 failed[layer.name] = error
 
@@ -157,6 +159,10 @@ class Perturbable:
         same_randomness()  # a model that draws random numbers is one function
         with differentiated(watched, receive, point.module, at_first_call):
             reference.run(self.model, self._forward)
+
+
+def _copied(_name: str, value: PointValue) -> PointValue:
+    return replace(value, tensor=value.tensor.clone())
 
 
 def mapped(

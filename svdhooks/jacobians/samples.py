@@ -121,7 +121,8 @@ def find_layouts(
         Layer -> layout, or why there is none.
     """
     noise = {name: _distance(base[name], again.get(name)) for name in base}
-    codes = {name: torch.zeros(z.shape, dtype=torch.int64) for name, z in base.items()}
+    kind = torch.int16 if bits < 15 else torch.int64
+    codes = {name: torch.zeros(z.shape, dtype=kind) for name, z in base.items()}
     unlike: set[str] = set()
     numbers = torch.arange(n)
     for bit in range(bits):

@@ -8,6 +8,7 @@ from torch import Tensor
 from svdhooks.jacobians.model import InputPoint, Perturbable
 from svdhooks.jacobians.options import JacobianOptions
 from svdhooks.jacobians.passes import Passes
+from svdhooks.jacobians.thinned import Thinned
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
 from svdhooks.probe import ReferenceBatch
@@ -23,6 +24,7 @@ class Setting:
         watched: The layers.
         options: How the Jacobians are taken.
         passes: Makes the passes.
+        thinned: Keeps of the outputs of a whole batch what fits.
     """
 
     model: Perturbable
@@ -30,6 +32,7 @@ class Setting:
     watched: Sequence[Watched]
     options: JacobianOptions
     passes: Passes
+    thinned: Thinned
 
     def outputs(
         self, point: InputPoint, delta: Tensor | None = None
@@ -41,6 +44,7 @@ class Setting:
             delta: What is added there.
 
         Returns:
-            Layer -> its output; layer -> why it cannot be read.
+            Layer -> what fits of its output; layer -> why it cannot be read.
         """
-        return self.model.outputs(self.reference, self.watched, point, delta)
+        model, watched = self.model, self.watched
+        return model.outputs(self.reference, watched, point, delta, self.thinned)

@@ -74,12 +74,13 @@ class Student:
             return
         layout = study.layouts[first]
         study.first = first
-        study.inner = output_point(layer, base[first], layout, study.n)
+        value = self._setting.thinned.whole(first, base[first])
+        study.inner = output_point(layer, value, layout, study.n)
 
     # --- which axis holds the samples ---------------------------------------------------
 
     def _axis(
-        self, point: InputPoint, value: Tensor, base: Mapping[str, PointValue]
+        self, point: InputPoint, value: Tensor, base: dict[str, PointValue]
     ) -> tuple[int, dict[str, Found]]:
         """The axis of the point along which most layers keep samples apart."""
         best: tuple[int, int, dict[str, Found]] | None = None
@@ -110,7 +111,7 @@ class Student:
         self,
         point: InputPoint,
         value: Tensor,
-        base: Mapping[str, PointValue],
+        base: dict[str, PointValue],
         axis: int,
     ) -> dict[str, Found]:
         noise, n = noise_at(value), value.shape[axis]
@@ -126,7 +127,16 @@ class Student:
 
         bits = self._passes.most((n - 1).bit_length())
         plain = {name: each.tensor.detach() for name, each in base.items()}
-        return find_layouts(plain, outputs(None), perturbed, n, bits)
+        found = find_layouts(plain, outputs(None), perturbed, n, bits)
+        thinned = self._setting.thinned
+        still = {name for name in thinned.names if found.get(name) == "unmoved"}
+        if self._passes.most(len(still)):  # what was left out may depend on the point
+            thinned.spare(still)
+            whole = self._passes.make(lambda: self._setting.outputs(point)[0])
+            base.update((name, whole[name]) for name in still)
+            plain = {name: whole[name].tensor.detach() for name in still}
+            found |= find_layouts(plain, outputs(None), perturbed, n, bits)
+        return found
 
     # --- where they are in the layers ---------------------------------------------------
 

@@ -80,7 +80,8 @@ def test_training_is_bit_identical(method, monkeypatch):
     # forward mode refuses a buffer that the forward counts up in place
     counts = method != "forward"
     assert _same(_train(counts=counts), _train(measure, counts=counts))
-    assert used == {method}
+    # small layers take their rows beside a sketch by any method
+    assert used == {method, "reverse"}
 
 
 def test_training_is_bit_identical_after_errors():

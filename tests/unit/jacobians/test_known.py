@@ -79,9 +79,21 @@ def test_a_module_in_between_may_need_another_method() -> None:
     )
 
 
-def test_no_model_is_kept_alive() -> None:
-    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3))
-    svdhooks.local_rank(model, torch.randint(0, 7, (2, 3)))
+@pytest.mark.parametrize(
+    ("build", "batch"),
+    [
+        (
+            lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3)),
+            torch.randint(0, 7, (2, 3)),
+        ),
+        # of which the first layer is the whole model
+        (lambda: nn.Linear(20, 4), torch.randn(3, 20)),
+    ],
+    ids=["embedding", "a layer alone"],
+)
+def test_no_model_is_kept_alive(build, batch) -> None:
+    model = build()
+    svdhooks.local_rank(model, batch)
     gone = weakref.ref(model)
     del model
     gc.collect()

@@ -228,3 +228,20 @@ def test_a_layer_that_is_called_for_one_sample_after_the_other():
     for name, sigma in expected.items():
         assert found[name].status == "ok"
         assert_spectra(found[name].spectra, sigma, EXACT)
+
+
+def test_a_layer_behind_one_of_16_bits_is_not_taken_for_wrong():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(D, 16).bfloat16()
+            self.last = nn.Linear(16, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x.bfloat16())).float())
+
+    model, x = Mixed(), torch.randn(4, D)
+    found = local_rank(model, x)
+    expected = spectra_by_hand(model, ["last"], one_of(x), 4, double=False)
+    assert found["last"].method == "forward"
+    assert_spectra(found["last"].spectra, expected["last"], 2e-2)
