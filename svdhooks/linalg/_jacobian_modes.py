@@ -52,20 +52,10 @@ def products_along(
     return _MODES[method](function, at, tangents, chunk)
 
 
-def forward(
+def _forward(
     function: Function, at: Tensor, tangents: Tangents, chunk: int | None
 ) -> dict[str, Tensor]:
-    """By forward mode, batched over the directions: one pass per chunk.
-
-    Args:
-        function: What is differentiated.
-        at: Where.
-        tangents: The directions, for each sample its own.
-        chunk: Directions at once.
-
-    Returns:
-        ``(k, n, m)`` of each layer.
-    """
+    """By forward mode, batched over the directions: one pass per chunk."""
     point = at.detach()
 
     def outputs_of(delta: Tensor) -> dict[str, Tensor]:
@@ -87,20 +77,10 @@ def forward(
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
 
-def double_backward(
+def _double_backward(
     function: Function, at: Tensor, tangents: Tangents, chunk: int | None
 ) -> dict[str, Tensor]:
-    """By two reverse passes: ``g(u) = Σ_l J_lᵀu_l`` is linear in u, and ``∂⟨g, v⟩/∂u``.
-
-    Args:
-        function: What is differentiated.
-        at: Where.
-        tangents: The directions, for each sample its own.
-        chunk: Directions at once.
-
-    Returns:
-        ``(k, n, m)`` of each layer.
-    """
+    """By two reverse passes: ``g(u) = Σ_l J_lᵀu_l`` is linear in u, and ``∂⟨g, v⟩/∂u``."""
     point, outputs = graph(function, at)
     # u enters no sum, so that layers of different dtypes may stand side by side
     dummies = {name: torch.zeros_like(z) for name, z in outputs.items()}
@@ -128,20 +108,10 @@ def double_backward(
     return products
 
 
-def reverse(
+def _reverse(
     function: Function, at: Tensor, tangents: Tangents, chunk: int | None
 ) -> dict[str, Tensor]:
-    """By all rows of every Jacobian: as many pullbacks as a layer has outputs.
-
-    Args:
-        function: What is differentiated.
-        at: Where.
-        tangents: The directions, for each sample its own.
-        chunk: Rows at once.
-
-    Returns:
-        ``(k, n, m)`` of each layer.
-    """
+    """By all rows of every Jacobian: as many pullbacks as a layer has outputs."""
     point, outputs = graph(function, at)
     flat = tangents.reshape(*tangents.shape[:2], -1)
     products = {}
@@ -236,7 +206,11 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-_MODES = {"forward": forward, "double_backward": double_backward, "reverse": reverse}
+_MODES = {
+    "forward": _forward,
+    "double_backward": _double_backward,
+    "reverse": _reverse,
+}
 
 
 @contextmanager
