@@ -101,7 +101,7 @@ def nothing_bypasses(
             outer, through = make(names, at), make(names, inner)
             return not bypassed(outer, through, weight, method)
 
-        right &= all(passes.told(passes.make(check, method)))
+        right &= all(passes.told(passes.make(check, f"{method} bypass")))
     return right
 
 

@@ -146,7 +146,7 @@ class Ladder:
 
             return adjoint_errors(noted, at, method, seeds)
 
-        errors = self._passes.make(check, method)
+        errors = self._passes.make(check, f"{method} of {seeds}")
         wrong: dict[str, str | None] = {}
         coarsest = _tolerance(dtypes[""])
         for name, dtype in dtypes.items():
