@@ -1,7 +1,7 @@
 """Which method differentiates which layer rightly: tried from the cheapest on, and checked."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -109,12 +109,11 @@ class Ladder:
             for name in names
         }
 
-    def holds(self, method: Method, names: Sequence[str]) -> bool:
-        """Whether a method that was right still is; a single pair of directions tells.
+    def rows_hold(self, names: Sequence[str]) -> bool:
+        """Whether samples still do not depend on each other, by reverse mode.
 
         Args:
-            method: The method.
-            names: The layers it serves.
+            names: The layers.
 
         Returns:
             The same on all processes that make the same passes.
@@ -123,7 +122,7 @@ class Ladder:
             TeamError: If the others cannot be reached.
         """
         try:
-            own = self._checked(method, names, seeds=1)
+            own = self._checked("reverse", names, seeds=1)
         except TeamError:
             raise
         except Exception:  # noqa: BLE001  # finding it out anew will say why
@@ -147,14 +146,29 @@ class Ladder:
             return adjoint_errors(noted, at, method, seeds)
 
         errors = self._passes.make(check, f"{method} of {seeds}")
-        wrong: dict[str, str | None] = {}
-        coarsest = _tolerance(dtypes[""])
-        for name, dtype in dtypes.items():
-            # a layer of 32 bits behind one of 16 is rounded as that one is
-            coarsest = max(coarsest, _tolerance(dtype))
-            if name in errors:
-                wrong[name] = _said(errors[name], coarsest)
-        return wrong
+        return judged(errors, dtypes)
+
+
+def judged(
+    errors: Mapping[str, float], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, str | None]:
+    """Which errors are more than rounding.
+
+    Args:
+        errors: Of the layers, by the adjoint check.
+        dtypes: Of the layers in the order of their calls; under ``""`` of the point.
+
+    Returns:
+        Layer -> what is wrong; None if nothing is.
+    """
+    wrong: dict[str, str | None] = {}
+    coarsest = _tolerance(dtypes[""])
+    for name, dtype in dtypes.items():
+        # a layer of 32 bits behind one of 16 is rounded as that one is
+        coarsest = max(coarsest, _tolerance(dtype))
+        if name in errors:
+            wrong[name] = _said(errors[name], coarsest)
+    return wrong
 
 
 def _short(reason: str, most: int = 160) -> str:

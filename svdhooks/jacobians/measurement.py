@@ -15,12 +15,22 @@ from svdhooks.jacobians.basis import (
     exact_by_rows,
     portions,
 )
+from svdhooks.jacobians.confirm import confirming
 from svdhooks.jacobians.first import bypassed, first_weight
 from svdhooks.jacobians.options import LayerJacobian
-from svdhooks.jacobians.passes import BypassedError, kind_of, lacks_memory
+from svdhooks.jacobians.passes import (
+    BypassedError,
+    StaleError,
+    kind_of,
+    lacks_memory,
+)
 from svdhooks.jacobians.spectra import How, Spectra, joined, of_products, of_rows
 from svdhooks.jacobians.task import Task
-from svdhooks.linalg.jacobian import Method, first_layer_factor, orthonormal_directions
+from svdhooks.linalg.jacobian import (
+    Method,
+    first_layer_factor,
+    orthonormal_directions,
+)
 from svdhooks.reports import status_of
 
 Parts = list[Mapping[str, Spectra]]
@@ -32,9 +42,13 @@ class Measurement:
     Args:
         task: The model and what is known of it.
         exhausted: Whether the rest of the samples is to be left out.
+        confirm: Check what is known once more, by what is measured.
     """
 
-    def __init__(self, task: Task, exhausted: Callable[[], bool]) -> None:
+    def __init__(
+        self, task: Task, exhausted: Callable[[], bool], confirm: bool = False
+    ) -> None:
+        self._confirm = confirm
         self._task = task
         self._study = task.study
         self._options = task.options
@@ -76,6 +90,11 @@ class Measurement:
         left = list(dict.fromkeys((*waiting, *layouts)))
         if self._basis.kind == "first_layer" and not self._by_rows.issuperset(left):
             self._note_first()
+        methods, alone = self._study.methods, self._study.alone
+        reverse = self._by_rows | {n for n in left if methods[n] == "reverse"}
+        rows = [n for n in left if n in reverse - alone]
+        if self._confirm and rows and not self._task.ladder().rows_hold(rows):
+            raise StaleError(f"samples depend on each other in some of {rows}")
         while left:
             for names, method in self._groups(left):
                 self._group(names, method)
@@ -157,7 +176,7 @@ class Measurement:
         except TeamError:
             raise
         except Exception as error:
-            if kind_of(error) == "bypassed":
+            if kind_of(error) in {"bypassed", "stale"}:
                 raise
             self._failed(portion, method, error)
             return
@@ -177,9 +196,11 @@ class Measurement:
             # the others have more samples: a pass with them, whose result nobody reads
             now = some or samples[-1:]
             try:
+                # the first part of the samples confirms what is known
+                confirm = self._confirm and not found
                 part = self._passes.make(
-                    partial(self._part, portion, method, now),
-                    f"{method} {portion.names}",
+                    partial(self._part, portion, method, now, confirm),
+                    f"{method} {portion.names} {confirm} {self._factor is None}",
                 )
             except Exception as error:
                 smaller = size > 1 and self._study.way is not None
@@ -195,7 +216,7 @@ class Measurement:
         return found
 
     def _part(
-        self, portion: Portion, method: Method, samples: Sequence[int]
+        self, portion: Portion, method: Method, samples: Sequence[int], confirm: bool
     ) -> Mapping[str, Spectra]:
         """What one pass does."""
         study, names, basis = self._study, portion.names, self._basis
@@ -205,25 +226,26 @@ class Measurement:
             shape = self._rows(names[0]), study.sizes[names[0]]
             return of_rows(function, at, names[0], shape, how)
         if self._factor is not None and method != "reverse":
-            return self._through_first(names, samples, how)
-        point = study.at
-        function, at = self._task.function(names, point, samples)
+            return self._through_first(names, samples, how, confirm)
+        point, (function, at) = study.at, self._task.function(names, study.at, samples)
         k = point.size if basis.complete else min(basis.directions, point.size)
         directions = orthonormal_directions(
             k, point.shape, dtype=point.dtype, device=point.device
         )
+        if confirm:
+            check = confirming(self._task, names, point, samples, directions)
+            how = replace(how, check=check)
         return of_products(function, at, directions, how)
 
     def _through_first(
-        self, names: Sequence[str], samples: Sequence[int], how: How
+        self, names: Sequence[str], samples: Sequence[int], how: How, confirm: bool
     ) -> Mapping[str, Spectra]:
         """By directions at the output of the first layer, if nothing bypasses it now."""
-        study, weight, factor = self._study, self._weight, self._factor
-        inner = study.inner
+        inner, weight, factor = self._study.inner, self._weight, self._factor
         if inner is None or weight is None or factor is None:
             raise BypassedError("there is no first layer")
         through, at = self._task.function(names, inner, samples)
-        outer = self._task.function(names, study.at, samples)
+        outer = self._task.function(names, self._study.at, samples)
         # in samples that have not been checked, or since weights have changed
         if apart := bypassed(outer, (through, at), weight, how.method):
             raise BypassedError(f"the first layer is not all that reaches {apart}")
@@ -232,8 +254,11 @@ class Measurement:
             directions = torch.eye(inner.size, dtype=inner.dtype, device=inner.device)
         else:  # as directions it spares a product for each sample and layer
             directions = factor.mT
-        shape = (len(directions), *inner.shape)
-        return of_products(through, at, directions.reshape(shape).to(at), how)
+        directions = directions.reshape(len(directions), *inner.shape).to(at)
+        if confirm:
+            check = confirming(self._task, names, inner, samples, directions)
+            how = replace(how, check=check)
+        return of_products(through, at, directions, how)
 
     def _failed(self, portion: Portion, method: Method, error: Exception) -> None:
         """Note why, or find another method."""
@@ -241,8 +266,7 @@ class Measurement:
         if not names:
             return
         if lacks_memory(error):
-            for name in names:
-                self._found[name] = self._without(name, "out of memory")
+            self._found |= {n: self._without(n, "out of memory") for n in names}
             return
         self._study.fleeting = True  # it was right before, and may be again
         if method == "reverse":
@@ -272,5 +296,5 @@ class Measurement:
         )
 
     def _without(self, name: str, reason: str) -> LayerJacobian:
-        sizes = self._study.sizes
-        return LayerJacobian.failed(reason, self._study.at.size, sizes.get(name, 0))
+        size = self._study.sizes.get(name, 0)
+        return LayerJacobian.failed(reason, self._study.at.size, size)

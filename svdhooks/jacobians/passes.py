@@ -191,6 +191,10 @@ class BypassedError(RuntimeError):
     """The input reaches a layer by other ways than through the first layer."""
 
 
+class StaleError(RuntimeError):
+    """What was found out of the model is not so any more."""
+
+
 def kind_of(error: BaseException) -> str:
     """What kind of failure an error is.
 
@@ -199,12 +203,15 @@ def kind_of(error: BaseException) -> str:
 
     Returns:
         ``"memory"``: there was not enough, as Python, devices and the allocator of the
-        CPU say it. ``"bypassed"``: the first layer is not all of the input. ``"error"``.
+        CPU say it. ``"bypassed"``: the first layer is not all of the input. ``"stale"``: what was
+        found out is not so any more. ``"error"``.
     """
     if isinstance(error, PassFailedError):
         return error.kind
     if isinstance(error, BypassedError):
         return "bypassed"
+    if isinstance(error, StaleError):
+        return "stale"
     words = ("can't allocate memory", "not enough memory", "out of memory")
     memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(x in str(error) for x in words)

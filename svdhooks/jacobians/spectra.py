@@ -1,6 +1,6 @@
 """Spectra of the Jacobians of some samples."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +49,14 @@ class How:
         options: Say how fine the spectra are, and whether sketches are refined.
         chunk: Directions at once; None: all.
         factor: Takes products with outputs of the first layer to those with inputs.
+        check: Given the products of all layers, before they are solved.
     """
 
     method: Method
     options: JacobianOptions
     chunk: int | None = None
     factor: Tensor | None = None
+    check: Callable[[Mapping[str, Tensor]], None] | None = None
 
 
 def of_products(
@@ -73,6 +75,8 @@ def of_products(
     """
     method, chunk = how.method, how.chunk
     products = jacobian_products(function, at, directions, method, chunk)
+    if how.check is not None:
+        how.check(products)
     k, inputs = len(directions), at[:1].numel()
     found = {}
     for name in list(products):

@@ -97,37 +97,22 @@ class Task:
             known = study.methods.pop(name, None)
             groups.setdefault((name in study.alone, known), []).append(name)
         for (_, above), group in groups.items():
-            methods, reasons = self._ladder().climb(group, above)
+            methods, reasons = self.ladder().climb(group, above)
             study.methods |= methods
             study.leave_out(reasons)
         if names is None:
             self._choose_first()
 
-    def still_right(self) -> bool:
-        """Whether what is known still holds; what was closed at first may have opened.
-
-        A branch behind a gate of zero shows neither what forward mode loses in it, nor
-        that it mixes samples, nor that it depends on the input at all.
+    def still_unmoved(self) -> bool:
+        """Whether no layer depends on the input point that did not.
 
         Returns:
             The same on all processes that make the same passes.
         """
         study = self.study
-        groups: dict[tuple[bool, Method], list[str]] = {}
-        for name in study.layouts:
-            key = name in study.alone, study.methods[name]
-            groups.setdefault(key, []).append(name)
-        ladder = self._ladder()
-        right = all(
-            ladder.holds(method, group) for (_, method), group in groups.items()
-        )
-        return right and self._still_unmoved()
-
-    def _still_unmoved(self) -> bool:
-        study = self.study
-        layers = [self._layers[name] for name in study.unmoved & self._layers.keys()]
-        if not self.passes.most(len(layers)):
+        if not self.passes.most(len(study.unmoved)):
             return True
+        layers = [self._layers[name] for name in study.unmoved]
 
         def moved() -> bool:
             value = self._model.value(self._reference, study.at.point)
@@ -137,9 +122,10 @@ class Task:
             )
             return any(not torch.equal(base[x].tensor, other[x].tensor) for x in base)
 
-        return not any(self.passes.told(self.passes.make(moved)))
+        return not any(self.passes.told(self.passes.make(moved, "forward twice")))
 
-    def _ladder(self) -> Ladder:
+    def ladder(self) -> Ladder:
+        """What checks methods, with a few samples."""
         return Ladder(self.passes, self.few, self.study.writes)
 
     def _choose_first(self) -> None:

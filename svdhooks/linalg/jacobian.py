@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svdhooks.linalg import _jacobian_modes as modes
 from svdhooks.linalg import _solvers
-from svdhooks.linalg._jacobian_check import ADJOINT_TOLERANCE, adjoint_errors
+from svdhooks.linalg._jacobian_check import ADJOINT_TOLERANCE, adjoint_errors, errors_of
 from svdhooks.linalg._jacobian_modes import Function, Method
 from svdhooks.linalg._jacobian_refined import RefinedSpectra, refined_spectra
 from svdhooks.linalg._jacobian_spectra import jacobian_spectra
@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "RefinedSpectra",
     "adjoint_errors",
+    "errors_of",
     "first_layer_factor",
     "jacobian_products",
     "jacobian_rows",
