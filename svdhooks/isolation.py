@@ -62,7 +62,7 @@ def probe_context(
         kind = f"derivatives: {purpose}" if derivatives else "forward"
         stack.enter_context(shards_kept(model, kind))
         named = dict(model.named_parameters())
-        stack.enter_context(originals_kept(named))
+        stack.enter_context(originals_kept(named, long=derivatives))
         stack.enter_context(_eager())
         stack.enter_context(_plain_kernels(modules, derivatives))
         stack.enter_context(_inline_checkpoints())

@@ -15,10 +15,13 @@ from torch.utils._python_dispatch import (
 
 from svdhooks.layers.sharding import is_dtensor
 
+COPIED_BYTES = 2**24
+"""Up to that many are copied rather than watched: it takes a few milliseconds."""
+
 
 @contextmanager
 def originals_kept(
-    tensors: Mapping[str, Tensor], *, watching: bool = True
+    tensors: Mapping[str, Tensor], *, watching: bool = True, long: bool = False
 ) -> Iterator[None]:
     """Put parameters back that are written to, or pointed elsewhere, inside.
 
@@ -30,6 +33,8 @@ def originals_kept(
         tensors: Name -> parameter.
         watching: Whether to look at each operation; without it what is written is
             noticed, but not put back.
+        long: Whether so many operations are to come that small parameters are rather
+            copied at once than watched.
 
     Yields:
         Nothing.
@@ -46,8 +51,9 @@ def originals_kept(
     ]
     mode = _CopyBeforeWriting([x for _, x, _, _ in before])
     changed: list[str] = []
+    copied = watching and long and mode.copy_all(COPIED_BYTES)
     try:
-        if watching:
+        if watching and not copied:
             with mode:
                 yield
         else:
@@ -55,9 +61,10 @@ def originals_kept(
     finally:
         for name, tensor, original, version in before:
             moved = point_to(tensor, original)
-            if id(tensor) in mode.copies:
+            copy = mode.copies.get(id(tensor))
+            if copy is not None and not (copied and _same(tensor, copy)):
                 # the data: a graph that saved the parameter may still use it
-                tensor.data.copy_(mode.copies[id(tensor)])
+                tensor.data.copy_(copy)
             if tensor._version == version:
                 continue
             memory = getattr(tensor, "_local_tensor", tensor)
@@ -124,6 +131,7 @@ class _CopyBeforeWriting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.copies: dict[int, Tensor] = {}
         self.pointed: set[int] = set()
+        self._given = len(tensors)
         self._at: dict[int, list[Tensor]] = {}
         for tensor in tensors:
             place = _place(tensor)
@@ -150,6 +158,24 @@ class _CopyBeforeWriting(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(tensor, Tensor):
                     self._before_writing(tensor, func)
         return func(*args, **kwargs)
+
+    def copy_all(self, most: int) -> bool:
+        """Copy all tensors now, if there is not much to copy.
+
+        Args:
+            most: Bytes.
+
+        Returns:
+            Whether they were copied. Not those that other processes may write to
+            meanwhile, nor those of which only a part is here.
+        """
+        tensors = list({id(x): x for same in self._at.values() for x in same}.values())
+        if len(tensors) < self._given or sum(x.nbytes for x in tensors) > most:
+            return False
+        if any(is_dtensor(x) or _is_shared(x) for x in tensors):
+            return False
+        self.copies = {id(x): x.detach().clone() for x in tensors}
+        return True
 
     def _before_writing(self, written: Tensor, func: Any) -> None:
         written = getattr(written, "_local_tensor", written)
@@ -178,6 +204,22 @@ def _with_shards(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor
         if is_dtensor(tensor):
             yield name, tensor._local_tensor
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """Whether other processes may write to a tensor."""
+    if tensor.is_cuda:  # of which torch always says so
+        return False
+    return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
+
+
+def _same(tensor: Tensor, copy: Tensor) -> bool:
+    """Whether two tensors hold the same bytes."""
+    if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
+        return False
+    # as bytes: NaN is like itself, and zero is not like minus zero
+    one, other = (x.detach().contiguous().flatten() for x in (tensor, copy))
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def _place(tensor: Tensor) -> tuple[int, int] | None:

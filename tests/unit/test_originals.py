@@ -51,13 +51,21 @@ WAYS: dict[str, Callable[[nn.Parameter], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_a_forward_writes_into_a_parameter_is_undone(way: str):
+@pytest.mark.parametrize(
+    "copied", [None, 0, 2**20], ids=["forward", "watched", "copied"]
+)
+def test_what_a_forward_writes_into_a_parameter_is_undone(
+    way: str, copied: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    """In a forward, and under derivatives of a model that is large or small."""
+    monkeypatch.setattr(originals, "COPIED_BYTES", copied)
+    derivatives = copied is not None
     model, x = Writes(WAYS[way]), torch.randn(4, 3)
     weight = model.linear.weight
     loss = nn.functional.linear(torch.randn(2, 3).requires_grad_(), weight).sum()
     content, memory, version = weight.clone(), weight.data_ptr(), weight._version
     for _ in range(2):
-        with probe_context(model):
+        with probe_context(model, derivatives=derivatives):
             model(x)
             assert not torch.equal(weight, content)  # it is really at risk
         assert torch.equal(weight, content)
@@ -66,6 +74,16 @@ def test_what_a_forward_writes_into_a_parameter_is_undone(way: str):
     loss.backward()  # would raise if the version of the saved weight had moved
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert not torch.equal(weight, content)
+
+
+def test_what_other_processes_may_write_is_not_put_back():
+    """Hogwild: a copy of the whole would undo what they did meanwhile."""
+    model = mlp(3, 4, 2).share_memory()
+    weight = model[0].weight
+    with probe_context(model, derivatives=True):
+        # as another process would, not by an operation of this one
+        weight.detach().numpy()[:] = 5.0
+    assert (weight == 5.0).all()
 
 
 def test_it_is_undone_after_an_exception():
