@@ -19,9 +19,9 @@ from models import TASKS, Task
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from svdhooks.conductor.measuring import Measurer
+from svdhooks.conductor.meta import meta_record
 from svdhooks.layers import find_layers
-from svdhooks.measuring import Measurer
-from svdhooks.meta import meta_record
 from svdhooks.probe import ProbeOptions
 from svdhooks.quantities import WeightSpectrum
 from svdhooks.record import Record

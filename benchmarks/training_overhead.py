@@ -24,11 +24,11 @@ from _bench import show
 from models import TASKS, Task
 from numpy.typing import NDArray
 
-from svdhooks import overhead
+from svdhooks.conductor import overhead
+from svdhooks.conductor.settings import Settings
 from svdhooks.record import Record
 from svdhooks.recorder import Recorder
 from svdhooks.schedule import every
-from svdhooks.settings import Settings
 from svdhooks.sinks.memory import MemorySink
 
 BLOCK_SECONDS = 0.5

@@ -7,19 +7,19 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from svdhooks.conductor.measuring import Measurer
+from svdhooks.conductor.outcome import Outcome, united
+from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team, form_team
 from svdhooks.layers import Selector, find_layers, unwrap
 from svdhooks.layers.tap import TapChoice
-from svdhooks.measuring import Measurer
-from svdhooks.outcome import Outcome, united
 from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.quantities import WeightSpectrum
 from svdhooks.record import Record
 from svdhooks.recorder import Recorder
 from svdhooks.reports import OnError, Reporter
 from svdhooks.schedule import Schedule
-from svdhooks.settings import Observe, QuantityChoice, make_settings
 from svdhooks.sinks import Sink
 
 

@@ -11,8 +11,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from svdhooks._callback import callback_bases
+from svdhooks.conductor.journal import check_sinks
+from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
 from svdhooks.hooks import after_each_update
-from svdhooks.journal import check_sinks
 from svdhooks.layers import Selector
 from svdhooks.layers.tap import TapChoice
 from svdhooks.monitor import as_names, check_monitored, monitored_values
@@ -20,7 +21,6 @@ from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.recorder import Recorder
 from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule
-from svdhooks.settings import Observe, QuantityChoice, make_settings
 from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
 from svdhooks.trainers import (

@@ -12,20 +12,20 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from svdhooks import advice, display
-from svdhooks.assembly import Tools, assemble
+from svdhooks.conductor.assembly import Tools, assemble
+from svdhooks.conductor.overhead import OverheadGuard
+from svdhooks.conductor.recording import Recording
+from svdhooks.conductor.settings import Settings
+from svdhooks.conductor.unnoticed import Unnoticed, calls_of
 from svdhooks.distributed.refusals import one_model
 from svdhooks.distributed.setup import one_run
 from svdhooks.distributed.team import form_team
 from svdhooks.hooks import after_each_update
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
-from svdhooks.overhead import OverheadGuard
 from svdhooks.record import Record
-from svdhooks.recording import Recording
 from svdhooks.reports import Reporter
-from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
-from svdhooks.unnoticed import Unnoticed, calls_of
 
 
 class Recorder:

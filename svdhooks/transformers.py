@@ -18,6 +18,8 @@ except ModuleNotFoundError as error:
         name="transformers",
     ) from error
 
+from svdhooks.conductor.journal import check_sinks
+from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
 from svdhooks.huggingface import (
     COUNTED,
     FirstCall,
@@ -30,7 +32,6 @@ from svdhooks.huggingface import (
     updates_before,
     wandb_sink,
 )
-from svdhooks.journal import check_sinks
 from svdhooks.layers import Selector
 from svdhooks.layers.tap import TapChoice
 from svdhooks.monitor import as_names, check_monitored, monitored_values
@@ -38,7 +39,6 @@ from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.recorder import Recorder
 from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule
-from svdhooks.settings import Observe, QuantityChoice, make_settings
 from svdhooks.sinks import Sink
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from svdhooks import linalg
+from svdhooks.conductor.meta import meta_record, run_record
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
-from svdhooks.meta import meta_record, run_record
 from svdhooks.planning.trial import Trial
 from svdhooks.quantities import (
     COVARIANCE_MEASURES,

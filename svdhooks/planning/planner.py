@@ -6,13 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from svdhooks.computing import chosen_here, on_cuda, solve_seconds
+from svdhooks.conductor.computing import chosen_here, on_cuda, solve_seconds
+from svdhooks.conductor.models import Models
+from svdhooks.conductor.overhead import OverheadGuard
+from svdhooks.conductor.settings import QuantityChoice, Settings, make_settings
+from svdhooks.conductor.watched import WatchedModel
 from svdhooks.distributed.team import Team
 from svdhooks.layers import Layer, Selector
 from svdhooks.layers.tap import TapChoice, Watched
 from svdhooks.linalg import method_for
-from svdhooks.models import Models
-from svdhooks.overhead import OverheadGuard
 from svdhooks.planning.costs import Costs, Timer
 from svdhooks.planning.logsize import bytes_per_record
 from svdhooks.planning.result import Plan, PlannedLayer
@@ -27,9 +29,7 @@ from svdhooks.quantities import (
     needs_probe,
 )
 from svdhooks.reports import Reporter
-from svdhooks.settings import QuantityChoice, Settings, make_settings
 from svdhooks.solving import MOST_BYTES
-from svdhooks.watched import WatchedModel
 
 
 def plan(

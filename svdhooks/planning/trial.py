@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from svdhooks.models import Models
-from svdhooks.overhead import OverheadGuard
+from svdhooks.conductor.models import Models
+from svdhooks.conductor.overhead import OverheadGuard
 from svdhooks.planning.result import known
 from svdhooks.quantities import Covariance, JacobianQuantity, Quantity, needs_probe
 from svdhooks.record import Record

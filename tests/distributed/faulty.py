@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import svdhooks
+from svdhooks.conductor.models import Models
 from svdhooks.linalg import _solvers
-from svdhooks.models import Models
 from svdhooks.quantities.weight_spectrum import WeightSpectrum
 from svdhooks.reports import RecordingError, RecordingWarning
 from tests.distributed.training import (

@@ -190,7 +190,7 @@ def run_without_windows(rank: int) -> tuple[list[str], set[tuple[int, str]]]:
         warnings.catch_warnings(record=True) as w,
     ):
         warnings.simplefilter("always")
-        patch.setattr("svdhooks.models.Models.open_windows", lambda *_: None)
+        patch.setattr("svdhooks.conductor.models.Models.open_windows", lambda *_: None)
         with svdhooks.watch(
             model,
             None,

@@ -227,8 +227,8 @@ def test_a_recorder_on_one_rank_only_is_told(ranks: Ranks, tmp_path: Path) -> No
 
 def decide(rank: int) -> list[Any]:
     """A clock that runs ten times as fast on rank 1: its decisions would be others."""
+    from svdhooks.conductor.settings import make_settings
     from svdhooks.recorder import Recorder
-    from svdhooks.settings import make_settings
 
     model, sink = make(), svdhooks.MemorySink()
     ticks = {"now": 0.0}

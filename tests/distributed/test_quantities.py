@@ -19,12 +19,12 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 
 import svdhooks
-from svdhooks import passes
+from svdhooks.conductor import passes
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.outcome import Outcome, united
 from svdhooks.distributed.team import form_team
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
-from svdhooks.measured import Measured
-from svdhooks.outcome import Outcome, united
 from svdhooks.quantities import (
     AttentionLogits,
     Covariance,

@@ -127,7 +127,7 @@ def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
     """The companion: the same probe, unprotected, changes the training."""
     import contextlib
 
-    from svdhooks import probing
+    from svdhooks.conductor import probing
 
     monkeypatch.setattr(
         probing, "probe_context", lambda model: contextlib.nullcontext()

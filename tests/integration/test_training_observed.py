@@ -16,7 +16,7 @@ from torch.utils.checkpoint import (
 )
 
 import svdhooks
-from svdhooks.overhead import Allowance
+from svdhooks.conductor.overhead import Allowance
 from svdhooks.reports import RecordingWarning
 from tests.models import mlp
 from tests.oracles import covariance_eigenvalues

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import svdhooks
-from svdhooks import delayed, solving
+from svdhooks import solving
+from svdhooks.conductor import delayed
 from svdhooks.linalg.problems import _RowsProblem
 from svdhooks.record import Record
 from svdhooks.reports import RecordingError, RecordingWarning

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import svdhooks
-from svdhooks import delayed, leaving
+from svdhooks.conductor import delayed, leaving
 from svdhooks.reports import RecordingWarning
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from svdhooks.conductor.probing import Probe
 from svdhooks.distributed.team import Team
 from svdhooks.flow import INPUT, UNKNOWN, Edge, Flow
 from svdhooks.layers import find_layers
 from svdhooks.probe import ProbeOptions, ReferenceBatch
-from svdhooks.probing import Probe
 from svdhooks.reports import Reporter
 from tests.models import InPlace, Reused, TwoInputs, Uncalled, mlp
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import svdhooks
+from svdhooks.conductor.measuring import Measurer
 from svdhooks.layers import find_layers
 from svdhooks.layers.tap import find_taps
-from svdhooks.measuring import Measurer
 from svdhooks.monitor import Recorded, as_names, check_monitored, monitored_values
 from svdhooks.probe import ProbeOptions
 from svdhooks.quantities import resolve_quantities

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from svdhooks import weighing
+from svdhooks.conductor import weighing
+from svdhooks.conductor.settings import Settings
 from svdhooks.layers import Layer
 from svdhooks.record import Record
 from svdhooks.recorder import Recorder
 from svdhooks.reports import RecordingWarning
 from svdhooks.schedule import every
-from svdhooks.settings import Settings
 from svdhooks.sinks.memory import MemorySink
 from tests.models import mlp
 from tests.plain import hooks_on

@@ -12,7 +12,7 @@ import torch
 
 import svdhooks
 from svdhooks import linalg, solving
-from svdhooks.computing import allowed_cores, chosen_compute
+from svdhooks.conductor.computing import allowed_cores, chosen_compute
 from svdhooks.linalg.problems import SingularValues
 from svdhooks.solving import INLINE, ThreadSolver, current_solver, solved_by
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import svdhooks
-from svdhooks.overhead import OverheadGuard
+from svdhooks.conductor.overhead import OverheadGuard
 from svdhooks.quantities import JacobianSpectrum, Ledger
 from tests.models import mlp
 

@@ -218,7 +218,7 @@ def test_bases_that_are_damaged_or_too_large_are_told(tmp_path, monkeypatch):
         RecordingWarning, match="could not read the weights that the run"
     ):
         assert _resumed(tmp_path, 1, mlp(6, 9)) == [1, 1]
-    monkeypatch.setattr("svdhooks.bases.MOST_BYTES", 10)
+    monkeypatch.setattr("svdhooks.conductor.bases.MOST_BYTES", 10)
     with pytest.warns(RecordingWarning, match="are not stored"):
         _resumed(tmp_path / "other", 0, mlp(6, 9))
     assert not (tmp_path / "other" / "svdhooks" / "base.safetensors").exists()

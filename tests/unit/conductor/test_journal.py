@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import svdhooks
-from svdhooks.journal import Journal, check_sinks
+from svdhooks.conductor.journal import Journal, check_sinks
 from svdhooks.layers import find_layers
 from svdhooks.record import Record
 from svdhooks.reports import RecordingWarning, Reporter

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from svdhooks.conductor.settings import Settings
 from svdhooks.layers.tap import check_taps
-from svdhooks.settings import Settings
 
 
 def by_name(model: object) -> Mapping[str, nn.Module]:

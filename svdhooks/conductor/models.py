@@ -7,18 +7,18 @@ from typing import Any
 from torch import nn
 
 from svdhooks import advice
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.naming import by_name, check_distinct, check_several
+from svdhooks.conductor.overhead import OverheadGuard, Part
+from svdhooks.conductor.settings import Settings
+from svdhooks.conductor.watched import WatchedModel
 from svdhooks.distributed.meeting import Turn, take_turns
 from svdhooks.distributed.team import Team
 from svdhooks.layers import Skipped
 from svdhooks.layers.tap import Watched
-from svdhooks.measured import Measured
-from svdhooks.naming import by_name, check_distinct, check_several
-from svdhooks.overhead import OverheadGuard, Part
 from svdhooks.probe import ReferenceBatch
 from svdhooks.quantities import PointQuantity, Quantity
 from svdhooks.reports import Reporter
-from svdhooks.settings import Settings
-from svdhooks.watched import WatchedModel
 
 
 class Models:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from svdhooks.models import Models
+from svdhooks.conductor.models import Models
 from svdhooks.reports import Reporter
 
 _SAMPLED = 8

@@ -1,8 +1,8 @@
 """When what is due, also where records become rarer."""
 
 from svdhooks import at, every
+from svdhooks.conductor.timetable import Timetable
 from svdhooks.quantities import Covariance, JacobianSpectrum, WeightSpectrum
-from svdhooks.timetable import Timetable
 
 QUANTITIES = [WeightSpectrum(), JacobianSpectrum(schedule=at(3))]
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from svdhooks.differentiating import OfJacobians
+from svdhooks.conductor.differentiating import OfJacobians
+from svdhooks.conductor.observing import OfPoints
+from svdhooks.conductor.overhead import Part
 from svdhooks.layers import LayerTable, Skipped
 from svdhooks.layers.tap import Tap, Watched
-from svdhooks.observing import OfPoints
-from svdhooks.overhead import Part
 from svdhooks.quantities import (
     EdgeQuantity,
     JacobianQuantity,

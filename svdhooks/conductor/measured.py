@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from svdhooks.overhead import Part
+from svdhooks.conductor.overhead import Part
 from svdhooks.record import Record
 from svdhooks.reports import Reporter
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.overhead import Part
 from svdhooks.distributed.team import Team
-from svdhooks.measured import Measured
-from svdhooks.overhead import Part
 from svdhooks.reports import Said
 
 _Values = Mapping[str, NDArray[Any]]

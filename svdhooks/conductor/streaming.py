@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from svdhooks.capture import compiled_in_place
+from svdhooks.conductor.observing import Observation, OfPoints, report_idle
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.team import Team
 from svdhooks.hooks import observed_in_training
 from svdhooks.layers import PointValue
 from svdhooks.layers.tap import Watched
-from svdhooks.observing import Observation, OfPoints, report_idle
 from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.record import Record

@@ -8,22 +8,22 @@ from typing import Any, cast
 from torch import nn
 
 from svdhooks import advice
-from svdhooks.batches import check_number, forget_others, name_of
+from svdhooks.conductor.batches import check_number, forget_others, name_of
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.measuring import Measurer
+from svdhooks.conductor.overhead import OverheadGuard, Part
+from svdhooks.conductor.settings import Settings
+from svdhooks.conductor.streaming import Stream, refuse_compiled
 from svdhooks.distributed.meeting import Standing, Turn
 from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
 from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable, named_modules, unwrap
 from svdhooks.layers.several import find_layers_of, modules_of
 from svdhooks.layers.tap import Tap, find_taps, taps_left
-from svdhooks.measured import Measured
-from svdhooks.measuring import Measurer
-from svdhooks.overhead import OverheadGuard, Part
 from svdhooks.probe import Forward, ReferenceBatch
 from svdhooks.quantities import Quantity, needs_flow, needs_probe
 from svdhooks.reference import ReferenceKeeper
 from svdhooks.reports import Reporter
-from svdhooks.settings import Settings
-from svdhooks.streaming import Stream, refuse_compiled
 
 
 class WatchedModel:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from svdhooks.conductor.observing import OfPoints
 from svdhooks.layers.tap import Watched
-from svdhooks.observing import OfPoints
 from svdhooks.quantities import Covariance, Ledger, PointQuantity
 
 TOGETHER_BYTES = 2**30

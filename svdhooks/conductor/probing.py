@@ -6,6 +6,10 @@ from dataclasses import replace
 
 from torch import nn
 
+from svdhooks.conductor.measured import PROBE_FAILED
+from svdhooks.conductor.observing import Observation, OfPoints, report_idle
+from svdhooks.conductor.passes import within_bounds
+from svdhooks.conductor.rehearsal import CHANGED, Rehearser
 from svdhooks.distributed.attempt import Attempt
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.team import Team
@@ -14,13 +18,9 @@ from svdhooks.hooks import observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import PointValue, samples_of
 from svdhooks.layers.tap import Watched
-from svdhooks.measured import PROBE_FAILED
-from svdhooks.observing import Observation, OfPoints, report_idle
-from svdhooks.passes import within_bounds
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.record import Record
-from svdhooks.rehearsal import CHANGED, Rehearser
 from svdhooks.reports import Reporter, status_of
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import svdhooks
 from svdhooks import schema
+from svdhooks.conductor.meta import meta_record, run_record
 from svdhooks.layers import Skipped, find_layers
-from svdhooks.meta import meta_record, run_record
 from tests.models import Tied
 
 

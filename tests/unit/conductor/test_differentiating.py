@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import svdhooks
-from svdhooks import rehearsal
+from svdhooks.conductor import rehearsal
+from svdhooks.conductor.measuring import Measurer
 from svdhooks.layers import find_layers
-from svdhooks.measuring import Measurer
 from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.quantities import JacobianSpectrum, Ledger
 from svdhooks.reports import RecordingError, Reporter

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 
+from svdhooks.conductor.models import Models
 from svdhooks.layers import Layer
 from svdhooks.linalg.problems import seconds_for
-from svdhooks.models import Models
 from svdhooks.quantities import Covariance, Quantity, WeightSpectrum
 from svdhooks.solving import Compute
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from svdhooks.bases import KeepsBases
+from svdhooks.conductor.bases import KeepsBases
 from svdhooks.distributed.shards import (
     ShardError,
     gathered,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from svdhooks.conductor.meta import meta_record, run_record
 from svdhooks.layers import Skipped
 from svdhooks.layers.tap import Watched
-from svdhooks.meta import meta_record, run_record
 from svdhooks.record import Record
 from svdhooks.reports import Reporter
 from svdhooks.sinks import Sink

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from svdhooks import advice
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.sharing import Subject, WeightShare
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team, TeamError
@@ -21,13 +23,11 @@ from svdhooks.jacobians.options import LayerJacobian
 from svdhooks.layers import Layer
 from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Watched
-from svdhooks.measured import Measured
 from svdhooks.probe import Forward, ReferenceBatch
 from svdhooks.quantities.protocols import JacobianContext, JacobianQuantity
 from svdhooks.quantities.weight_spectrum import WeightSpectrum, singular_values_of
 from svdhooks.record import OK, Record
 from svdhooks.reports import Reporter, status_of
-from svdhooks.sharing import Subject, WeightShare
 
 OfJacobians = Sequence[tuple[JacobianQuantity, Sequence[Watched]]]
 """What is measured of what."""

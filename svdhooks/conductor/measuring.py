@@ -5,27 +5,32 @@ from dataclasses import replace
 
 from torch import nn
 
-from svdhooks.choices import Choices
-from svdhooks.differentiating import JacobianProbe, OfJacobians
+from svdhooks.conductor.choices import Choices
+from svdhooks.conductor.differentiating import JacobianProbe, OfJacobians
+from svdhooks.conductor.measured import (
+    PROBE_FAILED,
+    Measured,
+    report_alike,
+    report_points,
+)
+from svdhooks.conductor.observing import OfPoints
+from svdhooks.conductor.overhead import Part
+from svdhooks.conductor.probing import Probe
+from svdhooks.conductor.streaming import Stream
+from svdhooks.conductor.weighing import WeightMeasurer
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.refusals import why_not_differentiated
 from svdhooks.distributed.team import Team
 from svdhooks.layers import LayerTable
 from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Tap, Watched
-from svdhooks.measured import PROBE_FAILED, Measured, report_alike, report_points
-from svdhooks.observing import OfPoints
-from svdhooks.overhead import Part
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
-from svdhooks.probing import Probe
 from svdhooks.quantities import (
     EdgeQuantity,
     Quantity,
     WeightQuantity,
 )
 from svdhooks.reports import Reporter, status_of
-from svdhooks.streaming import Stream
-from svdhooks.weighing import WeightMeasurer
 
 
 class Measurer(Choices):

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import svdhooks
+from svdhooks.conductor.settings import Settings, make_settings
 from svdhooks.probe import ProbeOptions
 from svdhooks.quantities import Covariance, WeightSpectrum
 from svdhooks.quantities.resolve import _BY_NAME
 from svdhooks.schedule import every
-from svdhooks.settings import Settings, make_settings
 
 NEUTRAL = {"alarms": None}
 

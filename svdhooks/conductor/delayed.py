@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from svdhooks import advice
-from svdhooks.computing import chosen_here, on_cuda, solve_seconds
-from svdhooks.leaving import take_leave
-from svdhooks.measured import report_failed
-from svdhooks.models import Models
-from svdhooks.overhead import OverheadGuard
+from svdhooks.conductor.computing import chosen_here, on_cuda, solve_seconds
+from svdhooks.conductor.leaving import take_leave
+from svdhooks.conductor.measured import report_failed
+from svdhooks.conductor.models import Models
+from svdhooks.conductor.overhead import OverheadGuard
+from svdhooks.conductor.settings import Settings
 from svdhooks.quantities import Quantity
 from svdhooks.quantities.pending import Pending
 from svdhooks.record import Record
 from svdhooks.reports import Reporter
-from svdhooks.settings import Settings
 from svdhooks.solving import INLINE, Solution, Solver, ThreadSolver, solved_by
 
 MOST_RECORDS = 2

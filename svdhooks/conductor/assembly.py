@@ -8,18 +8,18 @@ from typing import Any
 from torch import nn
 
 from svdhooks import advice, schema
-from svdhooks.bases import BaseKeeper
+from svdhooks.conductor.bases import BaseKeeper
+from svdhooks.conductor.journal import check_sinks
+from svdhooks.conductor.models import Models
+from svdhooks.conductor.overhead import OverheadGuard
+from svdhooks.conductor.recording import Recording
+from svdhooks.conductor.settings import Settings
+from svdhooks.conductor.timetable import Timetable
 from svdhooks.distributed.setup import together
 from svdhooks.distributed.team import Team
-from svdhooks.journal import check_sinks
-from svdhooks.models import Models
-from svdhooks.overhead import OverheadGuard
 from svdhooks.quantities import Quantity
-from svdhooks.recording import Recording
 from svdhooks.reports import Reporter
-from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
-from svdhooks.timetable import Timetable
 
 
 @dataclass(frozen=True)

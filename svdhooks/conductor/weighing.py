@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from svdhooks.conductor.measured import Measured, report_failed
+from svdhooks.conductor.sharing import Piece, Subject, WeightShare
 from svdhooks.distributed.team import Team
 from svdhooks.layers import Layer
-from svdhooks.measured import Measured, report_failed
 from svdhooks.quantities import EdgeQuantity, WeightQuantity
 from svdhooks.quantities.again import UnchangedWeights
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, status_of
-from svdhooks.sharing import Piece, Subject, WeightShare
 
 OfWeights = WeightQuantity | EdgeQuantity
 

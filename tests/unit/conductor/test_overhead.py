@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from svdhooks.layers import find_layers
-from svdhooks.measuring import Measurer
-from svdhooks.overhead import (
+from svdhooks.conductor.measuring import Measurer
+from svdhooks.conductor.overhead import (
     CALL_SECONDS,
     CREDIT_SECONDS,
     LARGEST_STRETCH,
     Allowance,
     OverheadGuard,
 )
+from svdhooks.layers import find_layers
 from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.quantities import Covariance, WeightSpectrum
 from svdhooks.reports import Reporter

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import svdhooks
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.measuring import Measurer
 from svdhooks.layers import find_layers
-from svdhooks.measured import Measured
-from svdhooks.measuring import Measurer
 from svdhooks.probe import ProbeOptions, ReferenceBatch
 from svdhooks.quantities import Covariance, Quantity, WeightSpectrum
 from svdhooks.record import Record

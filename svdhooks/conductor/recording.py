@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 
 from svdhooks import advice
-from svdhooks.delayed import Delayed
+from svdhooks.conductor.delayed import Delayed
+from svdhooks.conductor.journal import Journal
+from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.models import Models
+from svdhooks.conductor.outcome import Outcome, united
+from svdhooks.conductor.overhead import OverheadGuard, Part
+from svdhooks.conductor.settings import Settings
 from svdhooks.distributed.team import Team
-from svdhooks.journal import Journal
-from svdhooks.measured import Measured
-from svdhooks.models import Models
-from svdhooks.outcome import Outcome, united
-from svdhooks.overhead import OverheadGuard, Part
 from svdhooks.quantities import (
     JacobianQuantity,
     PointQuantity,
@@ -23,7 +24,6 @@ from svdhooks.quantities import (
 )
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, Said
-from svdhooks.settings import Settings
 from svdhooks.sinks import Sink
 
 
