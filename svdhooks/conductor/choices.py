@@ -1,7 +1,7 @@
 """What each quantity is concerned with, of the layers and taps of one model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from svdhooks.conductor.differentiating import OfJacobians
 from svdhooks.conductor.observing import OfPoints
@@ -16,6 +16,8 @@ from svdhooks.quantities import (
     WeightQuantity,
 )
 from svdhooks.quantities.fields import fields_of
+
+Q = TypeVar("Q", bound=Quantity)
 
 
 class Choices:
@@ -123,12 +125,8 @@ class Choices:
         Returns:
             Pairs of a quantity and what it observes.
         """
-        pairs = [
-            (quantity, [x for x in self.watched if (quantity.name, x.name) in chosen])
-            for quantity in quantities
-            if isinstance(quantity, PointQuantity)
-        ]
-        return [(quantity, watched) for quantity, watched in pairs if watched]
+        several = [q for q in quantities if isinstance(q, PointQuantity)]
+        return self._with_watched(several, chosen)
 
     def of_jacobians(
         self, quantities: Sequence[Quantity], chosen: set[Part]
@@ -142,9 +140,15 @@ class Choices:
         Returns:
             Pairs of a quantity and what it measures.
         """
+        several = [q for q in quantities if isinstance(q, JacobianQuantity)]
+        return self._with_watched(several, chosen)
+
+    def _with_watched(
+        self, quantities: Sequence[Q], chosen: set[Part]
+    ) -> list[tuple[Q, list[Watched]]]:
+        """The chosen layers and taps of each; without those that have none."""
         pairs = [
             (quantity, [x for x in self.watched if (quantity.name, x.name) in chosen])
             for quantity in quantities
-            if isinstance(quantity, JacobianQuantity)
         ]
         return [(quantity, watched) for quantity, watched in pairs if watched]

@@ -41,7 +41,7 @@ class JacobianOptions:
     directions: int = 64
     max_directions: int = 1024
     max_samples: int | None = 32
-    max_bytes: int = 2**28
+    max_bytes: int = 2**29
     positions: Positions = "all"
     point: str | None = None
     batch_axis: int | None = None
