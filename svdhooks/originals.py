@@ -213,13 +213,17 @@ def _is_shared(tensor: Tensor) -> bool:
     return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
 
 
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers of so many bytes."""
+
+
 def _same(tensor: Tensor, copy: Tensor) -> bool:
     """Whether two tensors hold the same bytes."""
     if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
         return False
-    # as bytes: NaN is like itself, and zero is not like minus zero
-    one, other = (x.detach().contiguous().flatten() for x in (tensor, copy))
-    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    # as whole numbers: NaN is like itself, and zero is not like minus zero
+    whole = _WHOLE.get(tensor.itemsize, tensor.dtype)
+    return torch.equal(tensor.detach().view(whole), copy.view(whole))
 
 
 def _place(tensor: Tensor) -> tuple[int, int] | None:

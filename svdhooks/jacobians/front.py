@@ -75,7 +75,8 @@ def local_rank(
             take the batch, or it is spread over processes in a way that cannot be
             differentiated.
         TypeError: If an argument is of a wrong kind.
-        RuntimeError: If a dual level of forward mode is open.
+        RuntimeError: If a dual level of forward mode is open, or another process cannot
+            be reached.
     """
     check_threshold("eps", eps)
     finest = {"relative_eps": eps} if relative else {"eps": eps}
@@ -101,11 +102,16 @@ def local_rank(
         # a batch is that of one process, and so is what is wrong with it
         with passes.alike():
             reference = ReferenceBatch.given(batch)
-            _try(plain, reference, forward, passes)
         differentiator = Differentiator(plain, forward, options, team, together)
         kept = _kept(forward, options, together)
         differentiator.known = kept.get(plain, Known())
-        found = differentiator.measure(watched, reference)
+        try:
+            found = differentiator.measure(watched, reference)
+        except Exception as error:
+            if not isinstance(error, TeamError):
+                with passes.alike():  # it may be the batch, which has words of its own
+                    _try(plain, reference, forward, passes)
+            raise
         if not differentiator.known.holds(plain):
             kept[plain] = differentiator.known
     finally:
