@@ -44,10 +44,10 @@ class OverheadGuard:
     tenfold; where this does not suffice, the parts take turns, longest unmeasured
     first; a record for which none is cheap enough measures none. What has a schedule of
     its own, and is rare, does not make the others rarer: it waits until the others have
-    left enough. The decision is taken
-    once per record and from numbers that can be exchanged, so that several processes
-    can agree on it. What a part costs is known once it was measured; so a record that
-    takes much longer than expected leaves the rest for the next, see `exhausted`.
+    left enough. The decision is taken once per record and from numbers that can be
+    exchanged, so that several processes can agree on it. What a part costs is known once
+    it was measured; so a record that takes much longer than expected leaves the rest for
+    the next, see `exhausted`.
 
     Args:
         max_overhead: Largest share of the training time; None: no limit.

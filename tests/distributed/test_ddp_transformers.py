@@ -50,6 +50,7 @@ def run_trainer(
     return type(training.model_wrapped).__name__, seen
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_trainer_write_one_log(ranks: Ranks, tmp_path: Path):
     (wrapper, ours), (_, theirs) = ranks.run(2, run_trainer, tmp_path)
     assert wrapper == "DistributedDataParallel"  # there was something to merge

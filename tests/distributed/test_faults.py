@@ -148,6 +148,7 @@ def test_who_is_killed_is_not_waited_for(ranks: Ranks, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["no_convergence", "forward_fails"])
+@pytest.mark.slow
 def test_who_wants_errors_gets_them_everywhere(
     ranks: Ranks, tmp_path: Path, fault: str
 ) -> None:
@@ -260,6 +261,7 @@ def test_the_guard_decides_alike_on_all_ranks(ranks: Ranks) -> None:
     )  # there was something to decide
 
 
+@pytest.mark.slow
 def test_alone_each_would_decide_for_itself() -> None:
     """The companion: by its own clock each rank comes to another decision."""
     assert decide(0) != decide(1)

@@ -97,6 +97,7 @@ def tensor_parallel(rank: int, kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["plain", "embedding", "sequence"])
+@pytest.mark.slow
 def test_points_are_whole(ranks: Ranks, kind: str) -> None:
     """Hazard 22: local slices and parts of sums are gathered."""
     assert ranks.run(2, tensor_parallel, kind) == [7, 7]
@@ -271,6 +272,7 @@ def refusals(rank: int) -> list[str | None]:
     ]
 
 
+@pytest.mark.slow
 def test_what_is_refused(ranks: Ranks) -> None:
     for whole, training, part, plain in ranks.run(4, refusals):
         assert whole is None

@@ -117,6 +117,7 @@ def as_one(epochs: int) -> Values:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.slow
 def test_a_fit_reads_what_one_process_would(
     ranks: Ranks, tmp_path: Path, kind: str
 ) -> None:
@@ -158,6 +159,7 @@ def stop_early(rank: int, log_dir: str) -> int:
     return fit(rank, "ddp", log_dir, 20, None, [stopping])[1]
 
 
+@pytest.mark.slow
 def test_all_ranks_stop_early_together(ranks: Ranks, tmp_path: Path) -> None:
     first, second = ranks.run(2, stop_early, str(tmp_path))
     assert first == second < 120

@@ -203,6 +203,7 @@ def train(model: Any, data: list[Tensor], recorder: Any) -> list[float]:
         pytest.param("tp", 2**30, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_all_quantities_are_those_of_one_process(
     ranks: Ranks, tmp_path: Path, kind: str, together: int
 ) -> None:

@@ -77,6 +77,7 @@ def read_gathered(rank: int, dtype: torch.dtype, owner: int | None) -> dict[str,
 
 
 @pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.slow
 def test_gathered_weights_are_those_of_one_process(ranks: Ranks, world: int) -> None:
     """Hazards 22, 24, 39: uneven and empty shards, names and shapes as without."""
     for found in ranks.run(world, read_gathered, torch.float64, None):

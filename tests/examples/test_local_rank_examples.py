@@ -159,6 +159,7 @@ def test_half_of_a_map_that_reads_five_directions_of_ten_lies_along_them(
 
 
 @pytest.mark.parametrize("name", ["local_rank_falls", "local_rank_gaussian"])
+@pytest.mark.slow
 def test_a_run_from_the_command_line_leaves_logs_and_a_figure(
     name, example, tmp_path, capsys
 ):

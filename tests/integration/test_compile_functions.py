@@ -114,6 +114,7 @@ def test_offering_the_batch_to_step_is_enough():
 
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("probe", [BATCHES[0][:7], None], ids=["given", "captured"])
+@pytest.mark.slow
 def test_batches_of_varying_size_are_compiled_as_often_as_without_us(dynamic, probe):
     batches = [x[: 12 - i % 5] for i, x in enumerate(BATCHES)]
 
@@ -184,6 +185,7 @@ def test_generated_code_is_recorded_as_eager_code_is(mode, probe):
 
 @pytest.mark.parametrize("shape", [compiled.outer, compiled.in_place])
 @pytest.mark.parametrize("probe", [BATCHES[0], None], ids=["given", "captured"])
+@pytest.mark.slow
 def test_the_whole_of_the_compiler_but_the_code_generation(shape, probe):
     found = run(shape, probe=probe, backend="aot_eager")
     assert_same_records(found, run(compiled.eager, probe=probe), rtol=1e-4)

@@ -145,6 +145,7 @@ def test_a_logger_that_is_away_costs_one_warning_and_nobody_else_a_value(tmp_pat
     assert len(_rows(logger)) == len(log.steps) == 4
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline_has_one_row_per_record(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     from lightning.pytorch.loggers import WandbLogger

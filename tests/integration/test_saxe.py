@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import svdhooks
 
+pytestmark = pytest.mark.slow  # both recorded runs take seconds
+
 Array = NDArray[np.float64]
 
 MODES = np.array([5.0, 3.0, 2.0, 1.0])

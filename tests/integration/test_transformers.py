@@ -71,6 +71,7 @@ def _loaded_by(code: str) -> set[str]:
     return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
 
 
+@pytest.mark.slow
 def test_the_package_loads_transformers_only_through_its_door():
     heavy = {"torch", "transformers"}
     assert not _loaded_by("import svdhooks") & heavy
@@ -104,6 +105,7 @@ def test_a_wrong_argument_is_told_before_there_is_a_trainer(wrong, match):
         SpectrumCallback(**wrong)
 
 
+@pytest.mark.slow
 def test_an_unknown_measure_to_monitor_is_told_before_the_first_step(tmp_path):
     training = trainer(tmp_path, llama(), callback(monitor="output_rank/model.norm"))
     with pytest.raises(ValueError, match="unknown measure"):
@@ -155,6 +157,7 @@ def _by_hand(model: nn.Module, texts: Texts, batches: int, sink: MemorySink) -> 
 
 
 @pytest.mark.parametrize("lengths", [(8,), (3, 8, 5)], ids=["equal", "padded"])
+@pytest.mark.slow
 def test_a_trainer_and_a_loop_by_hand_record_the_same(tmp_path, lengths):
     texts, ours, theirs = Texts(lengths), MemorySink(), MemorySink()
     model = llama()
@@ -240,6 +243,7 @@ def _padded_run(directory: Path, collator: Any, **options: Any) -> MemorySink:
 
 
 @pytest.mark.parametrize("observe", ["probe", "training"])
+@pytest.mark.slow
 def test_padding_is_masked(tmp_path, observe):
     """60 % of padding changes no record, beyond rounding."""
     plain = _padded_run(tmp_path / "plain", padded, observe=observe)
@@ -251,6 +255,7 @@ def test_padding_is_masked(tmp_path, observe):
 
 
 @pytest.mark.parametrize("observe", ["probe", "training"])
+@pytest.mark.slow
 def test_padding_that_is_not_masked_distorts_the_ranks(tmp_path, observe):
     """The companion: a mask of the user's that lets everything count."""
     counted = ProbeOptions(mask=lambda batch: None)

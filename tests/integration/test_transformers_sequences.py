@@ -127,6 +127,7 @@ def test_a_trainer_that_announces_no_update_is_told_of(tmp_path):
     assert {step for step, *_ in measured(sink)} == {0}
 
 
+@pytest.mark.slow
 def test_a_copy_made_in_a_training_records_nothing(tmp_path):
     own, copies = callback(MemorySink()), []
 

@@ -116,6 +116,7 @@ def _steps(records: list[Record]) -> list[int]:
 
 
 @pytest.mark.parametrize("quantities", [None, (*HEADS, "covariance")])
+@pytest.mark.slow
 def test_a_thread_records_what_is_recorded_at_once_bit_for_bit(quantities):
     """Hazards 35 and 36."""
     inline, one = _train("inline", quantities=quantities)

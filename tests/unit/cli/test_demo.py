@@ -277,6 +277,7 @@ def _attention_log(log_dir: Path, skip: bool, floor: float) -> svdhooks.RunLog:
     return svdhooks.RunLog(log_dir)
 
 
+@pytest.mark.slow
 def test_attention_reads_logs_that_contradict_it(tmp_path):
     apart = _attention_log(tmp_path / "apart", skip=True, floor=0.05)
     equal = _attention_log(tmp_path / "equal", skip=False, floor=0.02)
@@ -364,6 +365,7 @@ def test_few_steps_of_plasticity_are_logged_and_worded(tmp_path, monkeypatch, ca
         assert log.scalars("accuracy")[0].tolist() == [56, 112]
 
 
+@pytest.mark.slow
 def test_few_steps_of_attention_are_logged_and_worded(tmp_path, capsys, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setenv("COLUMNS", "80")

@@ -71,6 +71,7 @@ STATUSES = st.lists(st.sampled_from(["ok", '},"of":', ',"seconds":[', "]"]), max
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(STATUSES, st.floats(0, 9), st.text(max_size=3))))
+@pytest.mark.slow
 def test_notes_are_read_after_each_other_as_they_are_read_alone(
     rows: list[tuple[list[str], float, str]],
 ) -> None:
