@@ -69,7 +69,14 @@ def check_same(found: Any, expected: Any, rel: float = 1e-6) -> None:
                 )
 
 
-@pytest.mark.parametrize("sizes", [[12, 12], [19, 5], [3, 2]])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param([12, 12], marks=pytest.mark.slow),
+        [19, 5],
+        pytest.param([3, 2], marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_read_what_one_process_would(
     ranks: Ranks, tmp_path: Path, sizes: list[int]
 ) -> None:

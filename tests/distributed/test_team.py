@@ -76,6 +76,7 @@ def come_on_one_only(rank: int) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_who_is_missing_is_named(ranks: Ranks) -> None:
     told, _ = ranks.run(2, come_on_one_only)
     assert "waited 1 s for rank 1 of 2" in told

@@ -136,6 +136,7 @@ def test_a_glob_that_matches_no_layer_says_how_many_there_are(tmp_path):
     assert "1 layer does not match --layers." in _summary(tmp_path, "nothing*")
 
 
+@pytest.mark.slow
 def test_many_layers_each_have_a_row(tmp_path):
     _record(tmp_path, Chain(tuple(f"layer{i}" for i in range(120))), 1)
     assert len(_rows(_summary(tmp_path))) == 120

@@ -140,6 +140,7 @@ def test_values_are_those_written(source: Path) -> None:
 # --- damage ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_ever_gives_a_wrong_value(source: Path, run: Path) -> None:
     whole = everything(RunLog(source))
     data, path = file_of(source).read_bytes(), file_of(run)

@@ -59,6 +59,7 @@ FILES = st.lists(st.tuples(st.integers(0, 8), st.lists(EVENTS, max_size=6)), max
 
 @settings(deadline=None, max_examples=150)
 @given(FILES)
+@pytest.mark.slow
 def test_every_tag_follows_the_data_servers_rule(
     tmp_path_factory: pytest.TempPathFactory,
     files: list[tuple[int, list[tuple[int, list[tuple[str, str, int]]]]]],
