@@ -1,7 +1,7 @@
 """Tensors that come back as they were, whatever a forward writes into them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,7 @@ COPIED_BYTES = 2**24
 
 @contextmanager
 def originals_kept(
-    tensors: Mapping[str, Tensor], *, watching: bool = True, long: bool = False
+    tensors: Mapping[str, Tensor], *, long: bool = False
 ) -> Iterator[None]:
     """Put parameters back that are written to, or pointed elsewhere, inside.
 
@@ -31,8 +31,6 @@ def originals_kept(
 
     Args:
         tensors: Name -> parameter.
-        watching: Whether to look at each operation; without it what is written is
-            noticed, but not put back.
         long: Whether so many operations are to come that small parameters are rather
             copied at once than watched.
 
@@ -51,12 +49,9 @@ def originals_kept(
     ]
     mode = _CopyBeforeWriting([x for _, x, _, _ in before])
     changed: list[str] = []
-    copied = watching and long and mode.copy_all(COPIED_BYTES)
+    copied = long and mode.copy_all(COPIED_BYTES)
     try:
-        if watching and not copied:
-            with mode:
-                yield
-        else:
+        with nullcontext() if copied else mode:
             yield
     finally:
         for name, tensor, original, version in before:

@@ -26,7 +26,7 @@ _FLAT = (
 
 
 _SPREAD = (
-    "the model is in tensor parallelism, whose operations on DTensors have no forward-mode "
+    "The model is in tensor parallelism, whose operations on DTensors have no forward-mode "
     "derivative: its Jacobians are not measured. Weights, inputs and outputs are; or take "
     "svdhooks.local_rank of an unsharded copy, such as one loaded from a checkpoint"
 )

@@ -6,9 +6,12 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from svdhooks.distributed.refusals import needs_all, why_not_probed, why_refused
+from svdhooks.distributed.refusals import (
+    needs_all,
+    why_not_differentiated,
+    why_refused,
+)
 from svdhooks.distributed.team import Team, TeamError, form_team
-from svdhooks.distributed.tensor_parallel import is_tensor_parallel
 from svdhooks.jacobians.differentiator import Differentiator, Known
 from svdhooks.jacobians.local_rank import LocalRank
 from svdhooks.jacobians.options import JacobianOptions, Positions, check_threshold
@@ -156,13 +159,7 @@ def _watched(
 
 def _why_not(model: nn.Module) -> str | None:
     """Why a model cannot be differentiated on the side of its training."""
-    if is_tensor_parallel(model):
-        return (
-            "Local ranks of models with tensor parallelism cannot be measured: its "
-            "operations have no forward mode. Gather the model, or measure a checkpoint "
-            "of it in one process."
-        )
-    refused = why_refused(model) or why_not_probed(model)
+    refused = why_refused(model) or why_not_differentiated(model)
     return None if refused is None else f"{refused}."
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from svdhooks import linalg
+from svdhooks.jacobians.local_rank import LocalRank
 from svdhooks.jacobians.options import JacobianOptions, LayerJacobian, check_threshold
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
@@ -130,8 +131,8 @@ class JacobianSpectrum(JacobianOptions):
 
     def _measures(self, jacobian: LayerJacobian) -> dict[str, float]:
         spectra = jacobian.spectra
-        absolute = linalg.local_ranks(spectra, self.eps)
-        relative = linalg.local_ranks(spectra, self.relative_eps, relative=True)
+        absolute = LocalRank.of(jacobian, self.eps, relative=False)
+        relative = LocalRank.of(jacobian, self.relative_eps, relative=True)
         return {
             **_spread("local_rank", absolute),
             **_spread("relative_local_rank", relative),
@@ -179,10 +180,9 @@ def measures_of(layer: Watched) -> tuple[str, ...]:
     return (*JACOBIAN_MEASURES, *WEIGHT_MEASURES, *bound)
 
 
-def _spread(name: str, ranks: Tensor) -> dict[str, float]:
-    values = ranks.double().numpy()
-    found = (values.mean(), values.std(), values.min(), values.max())
-    return {f"{name}{end}": float(x) for end, x in zip(_SPREAD, found, strict=True)}
+def _spread(name: str, ranks: LocalRank) -> dict[str, float]:
+    found = (ranks.mean, ranks.std, ranks.min, ranks.max)
+    return {f"{name}{end}": x for end, x in zip(_SPREAD, found, strict=True)}
 
 
 def _dtype(spectra: Tensor) -> type[np.floating]:

@@ -71,6 +71,13 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _check_unchanged(watch: Any) -> None:
+    plain, watched = _train(), _train(watch)
+    assert _same(plain["trail"], watched["trail"])
+    assert _same(dict(plain["state"]), dict(watched["state"]))
+    assert hooks_on(watched["model"]) == hooks_on(plain["model"])
+
+
 @pytest.mark.parametrize("probe", [None, TOKENS[0]], ids=["captured", "given"])
 def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path):
     """Hazard 8: losses, gradients, buffers, random streams."""
@@ -87,14 +94,11 @@ def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path
             on_error="raise",
         )
 
-    plain, watched = _train(), _train(watch)
-    assert _same(plain["trail"], watched["trail"])
-    assert _same(dict(plain["state"]), dict(watched["state"]))
+    _check_unchanged(watch)
     measured = {(r.layer, r.point) for r in memory.records if r.layer and r.ok}
     assert ("conv", "output") in measured
     assert ("attention.v_proj", "output") in measured
     assert ("spectral", "weight") in measured
-    assert hooks_on(watched["model"]) == hooks_on(plain["model"])
 
 
 def test_training_is_bit_identical_with_jacobians_and_ledger(tmp_path):
@@ -115,12 +119,9 @@ def test_training_is_bit_identical_with_jacobians_and_ledger(tmp_path):
             on_error="raise",
         )
 
-    plain, watched = _train(), _train(watch)
-    assert _same(plain["trail"], watched["trail"])
-    assert _same(dict(plain["state"]), dict(watched["state"]))
+    _check_unchanged(watch)
     measured = {(r.layer, r.point) for r in memory.records if r.layer and r.ok}
     assert {("conv", "jacobian"), ("head", "jacobian"), ("head", "ledger")} <= measured
-    assert hooks_on(watched["model"]) == hooks_on(plain["model"])
 
 
 def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
