@@ -136,7 +136,8 @@ class WeightShare:
                         for owner, (quantity, layer) in item.pieces
                     ]
             else:
-                stack.enter_context(gathered(item.layers, keep, agree))
+                whole = gathered(item.layers, keep, agree, _reads_biases(item))
+                stack.enter_context(whole)
         except ShardError as error:
             return error
         return None
@@ -175,7 +176,8 @@ def _gathered_by(layer: Layer) -> Sequence[Any]:
     """What is gathered as a whole: its tensors, or all that FSDP1 keeps together."""
     if layer.flat:
         return [place.unit.module for place in layer.flat]
-    return layer.sources()
+    bias = () if layer.bias_source is None else layer.bias_source.tensors()
+    return (*layer.sources(), *bias)
 
 
 def layers_of(subject: Subject) -> list[Layer]:
@@ -195,6 +197,10 @@ def layers_of(subject: Subject) -> list[Layer]:
 
 def _needs_others(subject: Subject) -> bool:
     return any(is_sharded(layer) for layer in layers_of(subject))
+
+
+def _reads_biases(item: _Item) -> bool:
+    return any(getattr(q, "reads_bias", False) for _, (q, _) in item.pieces)
 
 
 def _by_gram(item: _Item) -> bool:

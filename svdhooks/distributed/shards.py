@@ -52,7 +52,9 @@ def _is_part(value: Any) -> bool:
 
 
 @contextmanager
-def gathered(layers: Sequence[Layer], keep: bool, agree: Agree) -> Iterator[None]:
+def gathered(
+    layers: Sequence[Layer], keep: bool, agree: Agree, biases: bool = False
+) -> Iterator[None]:
     """Gather everything that the weights of some layers are computed from.
 
     A collective. The tensors are gathered one after the other; FSDP1 gathers all that
@@ -65,6 +67,7 @@ def gathered(layers: Sequence[Layer], keep: bool, agree: Agree) -> Iterator[None
         layers: Equal on all processes, in the same order.
         keep: Whether this process wants them; the others free each at once.
         agree: Called once before each collective.
+        biases: Whether their biases are gathered, too.
 
     Yields:
         Nothing. The modules hold their shards again afterwards.
@@ -74,10 +77,10 @@ def gathered(layers: Sequence[Layer], keep: bool, agree: Agree) -> Iterator[None
     """
     rounds = Rounds(agree)
     swaps: list[Swap] = []
-    for places in _by_unit(layers):
+    for places in _by_unit(layers, biases):
         swaps += _of_unit(places, keep, rounds)
     done: dict[int, Tensor] = {}
-    for module, name, held in _dtensors(layers):
+    for module, name, held in _dtensors(layers, biases):
         if id(held) not in done:
             done[id(held)] = _whole(held, keep, rounds)
         swaps.append((module, name, done[id(held)]))
@@ -91,11 +94,12 @@ def _reserve(size: int, device: Any) -> None:
     torch.empty(size, dtype=torch.uint8, device=device)
 
 
-def _dtensors(layers: Sequence[Layer]) -> list[Swap]:
+def _dtensors(layers: Sequence[Layer], biases: bool) -> list[Swap]:
     """Where the modules hold the DTensors of these layers; each place once."""
     found: dict[tuple[int, str], Swap] = {}
     for layer in layers:
-        wanted = {id(x) for x in layer.sources() if is_dtensor(x)}
+        sources = (*layer.sources(), *(_of_bias(layer) if biases else ()))
+        wanted = {id(x) for x in sources if is_dtensor(x)}
         for module in layer.module.modules() if wanted else ():
             for table in (module._parameters, module._buffers):
                 for name, held in table.items():
@@ -137,10 +141,18 @@ def _on_mesh(dtensor: Any) -> Any:
     )
 
 
-def _by_unit(layers: Sequence[Layer]) -> list[list[FlatPlace]]:
+def _of_bias(layer: Layer) -> tuple[Any, ...]:
+    return () if layer.bias_source is None else layer.bias_source.tensors()
+
+
+def _by_unit(layers: Sequence[Layer], biases: bool) -> list[list[FlatPlace]]:
     """The flattened parameters of these layers, unit by unit."""
     units: dict[int, dict[tuple[int, str], FlatPlace]] = {}
-    for place in (place for layer in layers for place in layer.flat):
+    places = [place for layer in layers for place in layer.flat]
+    if biases:
+        known = (layer.bias_source for layer in layers)
+        places += [x.flat for x in known if x is not None and x.flat is not None]
+    for place in places:
         inside = units.setdefault(id(place.unit.module), {})
         inside[id(place.module), place.name] = place
     return [list(places.values()) for places in units.values()]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from svdhooks.layers.biases import bias_at
 from svdhooks.layers.kinds_attention import multihead_attention
 from svdhooks.layers.kinds_experts import dbrx_experts, experts, parallel_experts
 from svdhooks.layers.kinds_fused import parts_of
@@ -74,15 +75,20 @@ def bare_parameter(name: str, module: nn.Module, parameter: str) -> Layer | None
 def _linear(site: Site) -> list[Layer]:
     module = site.module
     shape = (module.out_features, module.in_features)
-    whole = _features(site, "linear", _same, shape)
+    whole = _biased(_features(site, "linear", _same, shape))
     return split(whole, parts_of(site, shape[0]))
 
 
 def _conv1d_of_transformers(site: Site) -> list[Layer]:
     """A linear map with its weight as in × out."""
     in_, out = site.module.weight.shape
-    whole = _features(site, "linear", _transpose, (out, in_))
+    whole = _biased(_features(site, "linear", _transpose, (out, in_)))
     return split(whole, parts_of(site, out))
+
+
+def _biased(layer: Layer) -> Layer:
+    """A layer whose module calls its bias so."""
+    return replace(layer, bias_source=bias_at(layer.module))
 
 
 def _router(site: Site) -> list[Layer]:
@@ -144,6 +150,7 @@ def _channels(
         {"input": module.in_channels, "output": module.out_channels},
         channels_points(dimensions),
         groups=module.groups,
+        bias_source=bias_at(module),
     )
 
 
@@ -153,7 +160,8 @@ def _bilinear(site: Site) -> list[Layer]:
     left, right, out = module.in1_features, module.in2_features, module.out_features
     points = {"input": left, "input2": right, "output": out}
     shape, view, read = (out, left * right), _flat_rows, two_inputs_points
-    return [Layer(site.name, "bilinear", module, "weight", view, shape, points, read)]
+    layer = Layer(site.name, "bilinear", module, "weight", view, shape, points, read)
+    return [_biased(layer)]
 
 
 def _embedding(site: Site) -> list[Layer]:

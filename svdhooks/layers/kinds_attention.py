@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jaxtyping import Shaped
 from torch import Tensor
 
+from svdhooks.layers.biases import bias_at
 from svdhooks.layers.layer import Layer
 from svdhooks.layers.points import attention_output_points, projection_points
 from svdhooks.layers.site import Site
@@ -26,16 +27,18 @@ def multihead_attention(site: Site) -> list[Layer]:
     for row, (letter, in_) in enumerate(inputs.items()):
         fused = module.in_proj_weight is not None
         parameter = "in_proj_weight" if fused else f"{letter}_proj_weight"
+        rows = _rows(row * width, (row + 1) * width)
         found.append(
             Layer(
                 f"{name}.{letter}_proj",
                 "attention projection",
                 module,
                 parameter,
-                _rows(row * width, (row + 1) * width) if fused else _same,
+                rows if fused else _same,
                 (width, in_),
                 {"input": in_, "output": width},
                 projection_points(letter),
+                bias_source=bias_at(module, "in_proj_bias", rows),
             )
         )
     out = module.out_proj
@@ -49,6 +52,7 @@ def multihead_attention(site: Site) -> list[Layer]:
             (out.out_features, out.in_features),
             {"output": out.out_features},
             attention_output_points,
+            bias_source=bias_at(module, "out_proj.bias"),
         )
     )
     return found

@@ -51,7 +51,16 @@ def lora(site: Site, base: Callable[[Site], list[Layer]] | None) -> list[Layer]:
     for layer in base(replace(site, module=module.base_layer)) if base else ():
         path = f"base_layer.{layer.parameter}"
         source = LoraSource(module, path)
-        found.append(replace(layer, module=module, parameter=path, source=source))
+        found.append(
+            replace(
+                layer,
+                module=module,
+                parameter=path,
+                source=source,
+                # one of an adapter's own would be added to it
+                bias_source=None if _adds_bias(module) else layer.bias_source,
+            )
+        )
     return found + [_adapter(site, name) for name in _adapters(module)]
 
 
@@ -158,6 +167,12 @@ def _held(module: Any, name: str) -> tuple[Tensor, Tensor]:
     if name in module.lora_A:
         return module.lora_B[name].weight, module.lora_A[name].weight
     return module.lora_embedding_B[name], module.lora_embedding_A[name]
+
+
+def _adds_bias(module: Any) -> bool:
+    """Whether an adapter has a bias of its own."""
+    several = module.lora_B.values()
+    return any(getattr(each, "bias", None) is not None for each in several)
 
 
 def _groups(module: Any) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from svdhooks.layers.biases import bias_at
 from svdhooks.layers.layer import Layer
 from svdhooks.layers.parts import consecutive, split
 from svdhooks.layers.points import Call, PointValue, Reader, no_points
@@ -80,6 +81,7 @@ def _gates(site: Site, parameter: str, read: Reader) -> list[Layer]:
         (rows, in_),
         {} if read is no_points else {"input": in_},
         read,
+        bias_source=bias_at(module, parameter.replace("weight", "bias")),
     )
     return split(whole, consecutive(gates, [module.hidden_size] * len(gates)))
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor, nn
 
+from svdhooks.layers.biases import BiasSource
 from svdhooks.layers.flat import FlatPlace
 from svdhooks.layers.points import Reader
 from svdhooks.layers.sharding import local
@@ -43,6 +44,8 @@ class Layer:
         flat: The parameters it is computed from that FSDP1 keeps flattened.
         gram: The Gram of the weight's smaller side, where that is known without the
             weight: summed over processes which hold a part of it each.
+        bias_source: Where its bias is; None: it has none, or none that is known to be
+            its own (routers, experts, bare parameters).
     """
 
     name: str
@@ -63,6 +66,7 @@ class Layer:
     inner: int = 0
     flat: tuple[FlatPlace, ...] = ()
     gram: Inexact[Tensor, "k k"] | None = None
+    bias_source: BiasSource | None = None
 
     def weight(self) -> Shaped[Tensor, "*blocks out in"]:
         """The weight now, as a matrix or a batch of them; detached, not copied.
@@ -74,6 +78,17 @@ class Layer:
             RuntimeError: If this process holds a part of it only.
         """
         return self.view(self.parameter_value().detach())
+
+    def bias(self) -> Shaped[Tensor, " out"] | None:
+        """What it adds to its output now; detached, not copied.
+
+        Returns:
+            A plain tensor; None where ``bias_source`` is.
+
+        Raises:
+            RuntimeError: If this process holds a part of it only.
+        """
+        return None if self.bias_source is None else self.bias_source.value()
 
     def head_weights(self) -> Shaped[Tensor, "heads m n"]:
         """The part of each head.

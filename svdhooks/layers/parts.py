@@ -125,6 +125,7 @@ def _part_of(layer: Layer, part: Part) -> Layer:
         shape=(part.features, layer.shape[1]),
         points=points,
         read=read,
+        bias_source=layer.bias_source and layer.bias_source.part(part.pick),
     )
 
 

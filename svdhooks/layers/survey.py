@@ -228,7 +228,13 @@ def _with_places(layer: Layer) -> Layer:
     """Note which of its parameters FSDP1 keeps flattened."""
     found = (flat_place(source) for source in layer.sources())
     places = tuple(place for place in found if place is not None)
-    return replace(layer, flat=places) if places else layer
+    if not places:
+        return layer
+    bias = layer.bias_source
+    tensors = () if bias is None else bias.tensors()
+    place = next(filter(None, map(flat_place, tensors)), None)
+    bias = bias if bias is None or place is None else replace(bias, flat=place)
+    return replace(layer, flat=places, bias_source=bias)
 
 
 def _with_ties(layers: Sequence[Layer]) -> tuple[Layer, ...]:

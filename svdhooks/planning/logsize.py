@@ -4,8 +4,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdhooks import linalg
 from svdhooks.conductor.meta import meta_record, run_record
@@ -131,12 +133,16 @@ def _record(
 
 def _vectors(step: int, layer: Layer, quantity: WeightVectors) -> Record:
     out, in_ = layer.shape
-    k = min(quantity.k, out, in_)
-    values = {
+    most = min(out, in_)
+    k = most if quantity.k is None else min(quantity.k, most)
+    values: dict[str, NDArray[Any]] = {
         "U": np.zeros((out, k), np.float32),
         "sigma": np.zeros(k, np.float32),
         "Vh": np.zeros((k, in_), np.float32),
+        "residual": np.zeros(1),
     }
+    if layer.bias_source is not None:
+        values["bias"] = np.zeros(out, np.float32)
     return Record(step, layer.name, quantity.name, values, point="weight")
 
 

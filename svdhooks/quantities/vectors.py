@@ -1,31 +1,47 @@
 """Snapshots of singular vectors, for what is to be computed from the log afterwards."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from svdhooks import linalg
 from svdhooks.layers import Layer
+from svdhooks.linalg.subspace import Leading
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import OK, Record
 from svdhooks.schedule import Schedule, log_spaced
 
+ROUNDING = 2.0**-22
+"""Up to this residual a weight is there to float32 rounding: rounding U, σ and V to it
+changes U·diag(σ)·Vᵀ by at most 3 · 2⁻²⁴ of its Frobenius norm."""
+
 
 @dataclass(frozen=True)
 class WeightVectors:
-    """The leading singular vectors of every weight, at a coarser cadence.
+    """The leading singular vectors of every weight, or all, at a coarser cadence.
 
     They go to safetensors files beside the event file, float32: ``U`` ``(out, k)``,
     ``sigma`` ``(k,)``, ``Vh`` ``(k, in)``. The largest entry of each column of ``U`` is
-    positive. ``RunLog.vectors(layer)`` reads them. Layers of several blocks (groups,
-    experts) are left out.
+    positive. ``residual`` ``(1,)``, float64, is ``‖W - U·diag(σ)·Vᵀ‖_F / ‖W‖_F`` of what
+    is stored. ``bias`` ``(out,)`` is what the layer adds; of a part of a fused projection
+    its own entries. It is not there where a layer has none, nor of routers and bare
+    parameters, nor where an adapter adds one of its own.
+
+    ``RunLog.vectors(layer)`` reads them, `svdhooks.analysis.layer_snapshot` puts them
+    together. Layers of several blocks (groups, experts) are left out.
 
     Attributes:
-        k: How many.
+        k: How many; None: all, so that the weight can be had back from the log, to
+            float32 rounding. Those of singular values below ``3e-8·√n·σ₁`` are left out
+            where the weight is there without them.
         schedule: Its own schedule; three snapshots per factor of ten in steps.
     """
 
-    k: int = 16
+    k: int | None = 16
     schedule: Schedule | None = field(default_factory=lambda: log_spaced(3))
 
     def __post_init__(self) -> None:
@@ -35,12 +51,18 @@ class WeightVectors:
             TypeError: If it is no whole number.
             ValueError: If it is not positive.
         """
-        check_positive(self, "k")
+        if self.k is not None:
+            check_positive(self, "k")
 
     @property
     def name(self) -> str:
         """Under which its records are filed."""
         return "weight_vectors"
+
+    @property
+    def reads_bias(self) -> bool:
+        """Where weights are sharded, biases are gathered for it."""
+        return True
 
     def measure(self, layer: Layer, step: int) -> list[Record]:
         """Take a snapshot of one layer.
@@ -55,20 +77,24 @@ class WeightVectors:
         weight = layer.weight()
         if weight.ndim != 2:
             return []
-        if not bool(weight.isfinite().all()):
+        bias = layer.bias()
+        finite = all(bool(x.isfinite().all()) for x in (weight, bias) if x is not None)
+        if not finite:
             return [self.failed(layer, step, NON_FINITE)]
-        found = linalg.leading_triplets(weight, self.k)
-        arrays = {"U": found.U, "sigma": found.sigma, "Vh": found.Vh}
-        single = {
-            name: np.ascontiguousarray(
-                array
-                .cpu()
-                .numpy()
-                .astype(np.complex64 if array.is_complex() else np.float32)
-            )
-            for name, array in arrays.items()
-        }
-        return [self._record(layer, step, single, OK)]
+        values = self._stored(weight)
+        if bias is not None:
+            values["bias"] = _single(bias)
+        return [self._record(layer, step, values, OK)]
+
+    def _stored(self, weight: Tensor) -> dict[str, NDArray[Any]]:
+        """Triplets and what they leave of the weight."""
+        most = min(weight.shape)
+        k = most if self.k is None else self.k
+        values, residual = _measured(weight, linalg.leading_triplets(weight, k))
+        if k >= most and residual > ROUNDING:
+            # many small ones, none of which the Gram matrix resolves, add up
+            values, residual = _measured(weight, _all_triplets(weight))
+        return {**values, "residual": np.array([residual])}
 
     def failed(self, layer: Layer, step: int, status: str) -> Record:
         """The record of a snapshot that failed; it has no vectors."""
@@ -86,3 +112,32 @@ class WeightVectors:
             method="gram",
             point="weight",
         )
+
+
+def _measured(weight: Tensor, found: Leading) -> tuple[dict[str, NDArray[Any]], float]:
+    """What is stored, and the share of the weight's norm that this leaves."""
+    parts = (found.U, found.sigma, found.Vh)
+    rounded = [
+        x.to(torch.complex64 if x.is_complex() else torch.float32) for x in parts
+    ]
+    U, sigma, Vh = (x.to(found.U.dtype) for x in rounded)
+    # added to the product in place: one matrix of the weight's size, not three
+    rest = torch.addmm(weight.detach().to(U), U * -sigma, Vh)
+    norm = float(torch.linalg.vector_norm(weight.detach(), dtype=U.dtype))
+    residual = float(torch.linalg.vector_norm(rest)) / norm if norm > 0 else 0.0
+    names = ("U", "sigma", "Vh")
+    return {n: _single(x) for n, x in zip(names, rounded, strict=True)}, residual
+
+
+def _all_triplets(weight: Tensor) -> Leading:
+    """All triplets, by an SVD in double precision; signs as of `leading_triplets`."""
+    wide = torch.complex128 if weight.is_complex() else torch.float64
+    U, sigma, Vh = torch.linalg.svd(weight.detach().to(wide), full_matrices=False)
+    top = U.gather(0, U.abs().argmax(0, keepdim=True))[0]
+    phase = torch.where(top == 0, 1.0, torch.sgn(top))
+    return Leading(U * phase.conj(), sigma, phase[:, None] * Vh)
+
+
+def _single(array: Tensor) -> NDArray[Any]:
+    single = torch.complex64 if array.is_complex() else torch.float32
+    return np.ascontiguousarray(array.detach().to(single).cpu().numpy())

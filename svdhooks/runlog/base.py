@@ -99,6 +99,11 @@ class Run:
         """What was not watched -> why."""
         return {row["name"]: row["reason"] for row in self.meta.get("skipped", [])}
 
+    @property
+    def described(self) -> Mapping[str, Mapping[str, Any]]:
+        """Layer -> its row in the latest layer table that has it."""
+        return dict(self._table.described)
+
     def describe(self, layer: str) -> Mapping[str, Any]:
         """The row of a layer in the layer table: kind, shape, rank limit, points.
 

@@ -1,7 +1,7 @@
 """Records in a list, found again by layer and measure."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Index:
         self._runs: list[Record] = []
         self._run_metrics: dict[str, None] = {}
         self._steps: set[int] = set()
+        self._described: dict[str, Mapping[str, Any]] = {}
 
     def follows(self, records: Sequence[Record]) -> bool:
         """Whether a list is the one known here, perhaps with more at its end."""
@@ -46,6 +47,7 @@ class Index:
             if record.quantity == "meta":
                 rows = json.loads(record.values["json"].item()).get("layers", [])
                 self._layers = dict.fromkeys(row["name"] for row in rows) | self._layers
+                self._described |= {row["name"]: row for row in rows}
             elif record.layer:
                 self._take_layer(record)
             else:
@@ -68,6 +70,11 @@ class Index:
     def layers(self) -> tuple[str, ...]:
         """Names, in the model's order."""
         return tuple(self._layers)
+
+    @property
+    def described(self) -> Mapping[str, Mapping[str, Any]]:
+        """Layer -> its row in the latest layer table that has it."""
+        return dict(self._described)
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -100,6 +107,24 @@ class Index:
         rows = [pad(found[step], n) for step in steps.tolist()]
         return steps, np.array(rows).reshape(len(steps), n)
 
+    def vectors(
+        self, layer: str, point: str
+    ) -> tuple[NDArray[np.int64], dict[str, list[NDArray[Any] | None]]] | None:
+        """The arrays of one matrix, step by step; None if there are none."""
+        rows: dict[int, dict[str, NDArray[Any]]] = {}
+        for record in self._matrices.get((layer, point), ()):
+            if found := _arrays(record):
+                rows.setdefault(record.step, {}).update(found)
+        steps = sorted(rows)
+        fields = dict.fromkeys(field for step in steps for field in rows[step])
+        columns = {f: [rows[step].get(f) for step in steps] for f in fields}
+        return (np.array(steps, dtype=np.int64), columns) if rows else None
+
+    def points(self, layer: str) -> list[str]:
+        """The points of a layer that have arrays besides spectra."""
+        of_layer = ((p, r) for (name, p), r in self._matrices.items() if name == layer)
+        return sorted(p for p, records in of_layer if any(map(_arrays, records)))
+
     def run_series(self, metric: str) -> Series:
         """One value of the whole run."""
         return _by_step(self._runs, metric)
@@ -126,6 +151,12 @@ class Index:
         for place, layer in enumerate(self._layers):
             at, found = self.series(layer, metric)
             yield place, np.searchsorted(steps, at), found
+
+
+def _arrays(record: Record) -> dict[str, NDArray[Any]]:
+    """What is neither a measure nor the spectrum."""
+    several = record.values.items()
+    return {k: v for k, v in several if k != "spectrum" and np.ndim(v)}
 
 
 def _by_step(records: Sequence[Record], name: str) -> Series:

@@ -1,9 +1,9 @@
 """Records kept in a list: for notebooks and tests."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +176,37 @@ class MemorySink:
         index = self._read()
         _check("layer", layer, index.layers)
         return ledger_of(index, layer, "memory")
+
+    @property
+    def described(self) -> Mapping[str, Mapping[str, Any]]:
+        """Layer -> its row in the layer table: kind, shape, rank limit, points."""
+        return self._read().described
+
+    def vectors(
+        self, layer: str, point: str = "weight"
+    ) -> tuple[NDArray[np.int64], dict[str, list[NDArray[Any] | None]]]:
+        """The arrays recorded of one matrix of a layer, as `RunLog.vectors` gives them.
+
+        Args:
+            layer: One of ``layers``.
+            point: Which matrix.
+
+        Returns:
+            Steps ``(T,)``, and field -> ``T`` arrays, None at steps without the field.
+
+        Raises:
+            KeyError: If none were recorded; names the points of which they were.
+        """
+        index = self._read()
+        _check("layer", layer, index.layers)
+        found = index.vectors(layer, point)
+        if found is None:
+            points = ", ".join(index.points(layer)) or "none"
+            raise KeyError(
+                f"No vectors of {point} of layer {layer!r} were recorded; recorded: "
+                f"{points}."
+            )
+        return found
 
     def frame(self, name: str = "memory") -> "pd.DataFrame":
         """All measures as a tidy table, as `RunLog.frame` gives it.
