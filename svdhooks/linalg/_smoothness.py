@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from svdhooks.linalg import _solvers
+from svdhooks.linalg.signal_models import oriented
 
 Operator = str | Tensor
 """``"fourier2"``, ``"difference"``, or a square matrix D of the user."""
@@ -90,17 +91,6 @@ def smooth_basis(
     else:
         values = frequency.double() ** 4
     return values, _fourier_modes(n, frequency)
-
-
-def oriented(vectors: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
-    """Columns with the sign that makes their largest entry positive."""
-    if 0 in vectors.shape:
-        return vectors
-    size = vectors.abs()
-    # of entries that differ by rounding only, the first one decides, on every machine
-    largest = size >= (1 - 1e-6) * size.amax(0)
-    first = largest.to(torch.uint8).argmax(0, keepdim=True)
-    return vectors * torch.where(vectors.gather(0, first) < 0, -1.0, 1.0)
 
 
 def _fourier_modes(n: int, frequency: Tensor) -> Tensor:

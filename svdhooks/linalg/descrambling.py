@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor
 
 from svdhooks.linalg import _solvers
-from svdhooks.linalg._smoothness import Operator, oriented, smooth_basis
+from svdhooks.linalg._smoothness import Operator, smooth_basis
+from svdhooks.linalg.signal_models import oriented
 
 
 @dataclass(frozen=True, eq=False)
