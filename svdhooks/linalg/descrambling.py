@@ -8,15 +8,13 @@ in opposite order, ``P* = T Uᵀ``, with the eigenvectors T of A ascending and U
 of the pre-activations becomes the i-th smoothest mode.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor
 
-from svdhooks.linalg import _solvers
+from svdhooks.linalg._second_moments import real, rounding, symmetric, vector
 from svdhooks.linalg._smoothness import Operator, smooth_basis
 from svdhooks.linalg.signal_models import oriented
 
@@ -83,7 +81,7 @@ class Descrambling:
             ValueError: If the first axis does not have n entries.
             TypeError: If the entries are no real floating numbers.
         """
-        double = _real(W, "a weight")
+        double = real(W, "a weight")
         self._check_axis(double, 0, "outputs")
         product: Tensor = torch.tensordot(self.P, double, dims=1)
         return product
@@ -101,7 +99,7 @@ class Descrambling:
             ValueError: If the second axis does not have n entries.
             TypeError: If the entries are no real floating numbers.
         """
-        double = _real(W, "a weight")
+        double = real(W, "a weight")
         self._check_axis(double, 1, "inputs")
         product: Tensor = torch.tensordot(double, self.P.mT, dims=([1], [0]))
         return product.movedim(-1, 1)
@@ -179,7 +177,7 @@ def descramble(
         TypeError: If the moment is complex or of integers.
         torch.linalg.LinAlgError: If the decomposition does not converge.
     """
-    B = _symmetric(second_moment, "second moment")
+    B = symmetric(second_moment, "second moment")
     n = len(B)
     if n == 0:
         raise ValueError("Found a second moment of shape (0, 0), expected n ≥ 1.")
@@ -226,10 +224,10 @@ def preactivation_moment(
         ValueError: If the shapes do not fit, or C is not symmetric and finite.
         TypeError: If something is complex or of integers.
     """
-    C = _symmetric(covariance, "covariance")
-    shift = _vector(mean, "mean", C)
+    C = symmetric(covariance, "covariance")
+    shift = vector(mean, "mean", len(C)).to(C)
     if bias is not None:
-        shift = shift - _vector(bias, "bias", C)
+        shift = shift - vector(bias, "bias", len(C)).to(C)
     return C if center else C + torch.outer(shift, shift)
 
 
@@ -254,7 +252,7 @@ def large_data_moment(
         ValueError: If the shapes do not fit, or R is not symmetric and finite.
         TypeError: If something is complex or of integers.
     """
-    W = _real(weight, "a weight")
+    W = real(weight, "a weight")
     if W.ndim != 2:
         raise ValueError(
             f"Found a weight of shape {tuple(W.shape)}, expected (out, in). Flatten a "
@@ -263,7 +261,7 @@ def large_data_moment(
     if input_moment is None:
         B: Tensor = W @ W.mT
         return B
-    R = _symmetric(input_moment, "input moment").to(W.device)
+    R = symmetric(input_moment, "input moment").to(W.device)
     if len(R) != W.shape[1]:
         raise ValueError(
             f"Found an input moment of shape {tuple(R.shape)}, expected "
@@ -290,56 +288,8 @@ def _gaps(b: Tensor) -> Tensor:
 def _check_semidefinite(b: Tensor, dtype: torch.dtype) -> None:
     """Refuse negative eigenvalues that are no rounding errors of the moment's dtype."""
     largest = float(b.abs().max())
-    if float(b[-1]) < -(_rounding(dtype) * largest):
+    if float(b[-1]) < -(rounding(dtype) * largest):
         raise ValueError(
             f"Found an eigenvalue of {float(b[-1]):.3g} beside {float(b[0]):.3g}, "
             "expected a second moment, which has none below 0."
         )
-
-
-def _rounding(dtype: torch.dtype) -> float:
-    """How far sums of products of this dtype may be off, relative to the largest."""
-    eps: float = torch.finfo(dtype).eps
-    return math.sqrt(eps)
-
-
-def _symmetric(matrix: Tensor, what: str) -> Tensor:
-    """The matrix in float64, exactly symmetric."""
-    double = _real(matrix, f"a {what}")
-    if double.ndim != 2 or double.shape[0] != double.shape[1]:
-        raise ValueError(
-            f"Found a {what} of shape {tuple(double.shape)}, expected (n, n). Of "
-            "samples as rows it is S.T @ S / len(S)."
-        )
-    if not bool(double.isfinite().all()):
-        raise ValueError(f"Found NaN or infinity in the {what}, expected numbers.")
-    if not double.numel():
-        return double
-    off = float((double - double.mT).abs().max())
-    if off > _rounding(matrix.dtype) * float(double.abs().max()):
-        raise ValueError(
-            f"Found a {what} that differs from its transpose by {off:.3g}, expected a "
-            "symmetric one. Pass the moment of the samples, not the weight."
-        )
-    return (double + double.mT) / 2
-
-
-def _vector(values: Tensor, what: str, C: Tensor) -> Tensor:
-    double = _real(values, f"a {what}").to(C.device)
-    if double.shape != C.shape[:1]:
-        raise ValueError(
-            f"Found a {what} of shape {tuple(double.shape)}, expected ({len(C)},), one "
-            f"entry per feature of the covariance of {tuple(C.shape)}."
-        )
-    return double
-
-
-def _real(values: Any, what: str) -> Tensor:
-    """Real floating numbers in float64."""
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        kind = getattr(values, "dtype", type(values).__name__)
-        raise TypeError(
-            f"Found {what} of {kind}, expected a tensor of real floating numbers. "
-            "Descramble real and imaginary parts of complex layers on their own."
-        )
-    return _solvers.double(values)
