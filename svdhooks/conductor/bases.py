@@ -1,27 +1,40 @@
-"""The weights that a run began with, kept beside its log for the time after a restart."""
+"""What a run began with, kept beside its log for the time after a restart."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+from urllib.parse import unquote
 
 from torch import Tensor
 
+from svdhooks import schema
 from svdhooks.quantities import Quantity
 from svdhooks.reports import Reporter
 from svdhooks.wholefile import written_whole
 
 FILE = "base.safetensors"
 MOST_BYTES = 256 * 2**20
-"""More than that is not stored: nobody expects gigabytes from a monitor."""
+"""More than that of one quantity is not stored: nobody expects gigabytes from a monitor."""
+
+_LAYOUT = "2"
+_FIRST_KEEPER = "update_spectrum"
+"""Whose all tensors are in files without a layout."""
+
+_Bases = dict[str, tuple[int, Tensor]]
 
 
 @runtime_checkable
 class KeepsBases(Protocol):
-    """A quantity that compares with weights of an earlier step."""
+    """A quantity that compares with an earlier step."""
+
+    @property
+    def name(self) -> str:
+        """Under which its records are filed."""
+        ...
 
     def bases(self) -> Mapping[str, tuple[int, Tensor]]:
-        """Layer -> step and weight, on the CPU."""
+        """A key of its own, such as the layer -> step and tensor, on the CPU."""
         ...
 
     def restore(self, bases: Mapping[str, tuple[int, Tensor]]) -> None:
@@ -50,14 +63,14 @@ class BaseKeeper:
         self._path = None if directory is None else directory / FILE
         self._start_step = start_step
         self._reporter = reporter
-        self._stored: set[str] = set()
+        self._stored: set[tuple[str, str]] = set()
 
     def restore(self) -> None:
         """Give the quantities of a resumed run their bases back."""
         if not self._keeping or not self._start_step or self._path is None:
             return
         try:
-            found = dict(self._read()) if self._path.exists() else {}
+            found = _read(self._path) if self._path.exists() else {}
         except Exception as error:  # noqa: BLE001  # a damaged file is not fatal
             self._reporter.problem(
                 "bases",
@@ -66,34 +79,29 @@ class BaseKeeper:
                 error,
             )
             return
-        # what began at or after the step of the restart is superseded
-        earlier = {k: v for k, v in found.items() if v[0] < self._start_step}
-        self._stored = set(earlier)
         for quantity in self._keeping:
+            # what began at or after the step of the restart is superseded
+            own = found.get(quantity.name, {})
+            earlier = {k: v for k, v in own.items() if v[0] < self._start_step}
+            self._stored |= {(quantity.name, key) for key in earlier}
             quantity.restore(earlier)
 
     def store(self) -> None:
         """Write the bases, where there are more than before."""
         if self._path is None:
             return
-        bases = {
-            layer: base
-            for quantity in self._keeping
-            for layer, base in quantity.bases().items()
-        }
-        if bases.keys() <= self._stored:
+        several = {q.name: dict(q.bases()) for q in self._keeping}
+        keys = {(name, key) for name, bases in several.items() for key in bases}
+        if keys <= self._stored:
             return
-        self._stored = set(bases)
-        size = sum(weight.nbytes for _, weight in bases.values())
-        if size > MOST_BYTES:
-            self._reporter.note(
-                "bases",
-                f"svdhooks: the weights that the run began with ({size / 1e6:.0f} MB) are "
-                "not stored; in a resumed run W − W₀ is counted from the restart.",
-            )
+        self._stored = keys
+        small = {
+            name: bases for name, bases in several.items() if self._fits(name, bases)
+        }
+        if not any(small.values()):
             return
         try:
-            _write(self._path, bases)
+            _write(self._path, small)
         except Exception as error:  # noqa: BLE001  # storing may fail, training may not
             self._reporter.problem(
                 "bases",
@@ -102,20 +110,45 @@ class BaseKeeper:
                 error,
             )
 
-    def _read(self) -> Iterator[tuple[str, tuple[int, Tensor]]]:
-        from safetensors import safe_open
+    def _fits(self, name: str, bases: _Bases) -> bool:
+        size = sum(tensor.nbytes for _, tensor in bases.values())
+        if size > MOST_BYTES:
+            self._reporter.note(
+                f"bases of {name}",
+                f"svdhooks: the weights that the run began with ({size / 1e6:.0f} MB) are "
+                f"not stored; in a resumed run W − W₀ of {name} is counted from the "
+                "restart.",
+            )
+        return size <= MOST_BYTES
 
-        with safe_open(str(self._path), framework="pt") as file:
-            steps: dict[str, int] = json.loads((file.metadata() or {})["steps"])
-            for layer, step in steps.items():
-                yield layer, (step, file.get_tensor(layer))
+
+def _read(path: Path) -> dict[str, _Bases]:
+    """Quantity -> its bases."""
+    from safetensors import safe_open
+
+    found: dict[str, _Bases] = {}
+    with safe_open(str(path), framework="pt") as file:
+        said = file.metadata() or {}
+        steps: dict[str, int] = json.loads(said["steps"])
+        for key, step in steps.items():
+            owner, _, rest = key.partition("/")
+            if "layout" not in said:  # before there were several quantities
+                owner, rest = _FIRST_KEEPER, key
+            found.setdefault(unquote(owner), {})[rest] = (step, file.get_tensor(key))
+    return found
 
 
-def _write(path: Path, bases: Mapping[str, tuple[int, Tensor]]) -> None:
+def _write(path: Path, several: Mapping[str, _Bases]) -> None:
     """All of it or nothing."""
     from safetensors.torch import save_file
 
-    steps: dict[str, Any] = {layer: step for layer, (step, _) in bases.items()}
-    tensors = {layer: weight.contiguous() for layer, (_, weight) in bases.items()}
+    named = {
+        f"{schema.escape(name)}/{key}": base
+        for name, bases in several.items()
+        for key, base in bases.items()
+    }
+    steps = {key: step for key, (step, _) in named.items()}
+    tensors = {key: tensor.contiguous() for key, (_, tensor) in named.items()}
+    metadata = {"steps": json.dumps(steps), "layout": _LAYOUT}
     with written_whole(path) as begun:
-        save_file(tensors, str(begun), metadata={"steps": json.dumps(steps)})
+        save_file(tensors, str(begun), metadata=metadata)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from svdhooks.conductor.observing import OfPoints
 from svdhooks.layers.tap import Watched
 from svdhooks.quantities import Covariance, Ledger, PointQuantity
+from svdhooks.quantities.moments import PointMoments, features_of
 
 TOGETHER_BYTES = 2**30
 """What the covariances of one pass may take."""
@@ -38,6 +39,9 @@ def _bytes(quantity: PointQuantity, watched: Watched) -> int:
     """What the covariances of a layer take until they are put together."""
     if isinstance(quantity, Covariance):
         points: Sequence[str] = quantity.measured_points(watched)
+    elif isinstance(quantity, PointMoments):
+        sizes = [features_of(watched, p) for p in quantity.measured_points(watched)]
+        return sum(8 * d**2 for d in sizes)
     elif isinstance(quantity, Ledger):  # which leaves out what is larger
         points = ("output",) if "output" in watched.points else ()
     else:

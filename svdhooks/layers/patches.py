@@ -1,11 +1,11 @@
-"""What the weight of a convolution acts on: the patches of its input, never unfolded."""
+"""What the weight of a convolution acts on: the patches of its input, never all unfolded."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,6 +29,80 @@ def convolution_of(layer: Layer) -> Any:
     module = getattr(layer.module, "base_layer", layer.module)
     plain = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     return module if plain and module.groups == 1 else None
+
+
+def why_not_alone(layer: Layer) -> str | None:
+    """Why a weight does not multiply what enters it, sample by sample or patch by patch.
+
+    Args:
+        layer: A layer with an input point.
+
+    Returns:
+        The reason; None if it does.
+    """
+    if layer.experts:
+        return "each expert sees tokens of its own"
+    if layer.groups > 1:
+        return "each group of a convolution sees channels of its own"
+    if convolution_of(layer) is None and layer.shape[1] != layer.points["input"]:
+        return f"the weight of a {layer.kind} does not multiply its input alone"
+    return None
+
+
+def patches(
+    module: Any,
+    maps: Shaped[Tensor, "*batch channels space"],
+    mask: Bool[Tensor, "batch length"] | None = None,
+) -> Iterator[Shaped[Tensor, "n d"]]:
+    """All patches, a bounded part of them at a time.
+
+    Args:
+        module: Of `convolution_of`.
+        maps: What entered it.
+        mask: True at the positions of the output that count; where it does not fit
+            them, all do.
+
+    Yields:
+        Patches as rows, in the order of the flattened kernel: channel by channel, all
+        kernel positions of each. In the dtype of the maps; at least one part, though
+        it be empty.
+    """
+    maps, dimensions = maps.detach(), len(module.kernel_size)
+    maps = maps if maps.ndim == dimensions + 2 else maps.unsqueeze(0)
+    per_sample = 8 * max(maps[:1].numel(), 1)
+    size = max(_solvers.COPY_BYTES // per_sample, 1)
+    for start in range(0, max(len(maps), 1), size):
+        seen = _windows(module, _padded(module, maps[start : start + size]))
+        shape = (len(maps), *seen.shape[1 : dimensions + 1])
+        fits = mask is not None and shape == tuple(mask.shape)
+        counting = mask[start : start + size] if mask is not None and fits else None
+        yield from _rows(seen, counting, dimensions + 1)
+
+
+def _windows(module: Any, padded: Tensor) -> Tensor:
+    """A view ``(batch, *positions, channels, *kernel)``; nothing is copied."""
+    axes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (kernel, stride, dilation) in enumerate(axes, start=2):
+        reach = dilation * (kernel - 1) + 1
+        padded = padded.unfold(axis, reach, stride)[..., ::dilation]
+    return padded.movedim(1, len(module.kernel_size) + 1)
+
+
+def _rows(
+    seen: Tensor, counting: Tensor | None, axes: int
+) -> Iterator[Shaped[Tensor, "n d"]]:
+    """Copies of parts of a view, cut along its leading axes until they are small."""
+    features = seen.shape[axes:].numel()
+    most = _solvers.COPY_BYTES // 8
+    size = max(most // max(seen[:1].numel(), 1), 1)
+    for start in range(0, max(len(seen), 1), size):
+        part = seen[start : start + size]
+        mask = None if counting is None else counting[start : start + size]
+        if part.numel() > most and axes > 1:  # one element of this axis is too much
+            yield from _rows(part[0], None if mask is None else mask[0], axes - 1)
+            continue
+        rows = part.reshape(-1, features)
+        yield rows if mask is None else rows[mask.flatten()]
 
 
 def patch_sums(

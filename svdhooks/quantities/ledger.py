@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from svdhooks.layers import Layer
-from svdhooks.layers.patches import convolution_of
+from svdhooks.layers.patches import why_not_alone
 from svdhooks.layers.tap import Watched
 from svdhooks.quantities.ledger_observer import LedgerObserver
 from svdhooks.quantities.protocols import ProbeContext
@@ -146,12 +146,9 @@ class Ledger:
         Returns:
             The reason; None if it is.
         """
-        if layer.experts:
-            return "each expert sees tokens of its own"
-        if layer.groups > 1:
-            return "each group of a convolution sees channels of its own"
-        if convolution_of(layer) is None and layer.shape[1] != layer.points["input"]:
-            return f"the weight of a {layer.kind} does not multiply its input alone"
+        reason = why_not_alone(layer)
+        if reason is not None:
+            return reason
         if min(layer.shape) > self.max_features:
             return (
                 f"{min(layer.shape)} singular values exceed "

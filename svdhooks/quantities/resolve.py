@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from svdhooks.quantities.attention import AttentionLogits
 from svdhooks.quantities.covariance import Covariance
+from svdhooks.quantities.drift import SubspaceDrift
 from svdhooks.quantities.expert_load import ExpertLoad
 from svdhooks.quantities.ledger import Ledger
 from svdhooks.quantities.light import Light
 from svdhooks.quantities.local_rank import JacobianSpectrum
+from svdhooks.quantities.moments import PointMoments
 from svdhooks.quantities.protocols import (
     EdgeQuantity,
     JacobianQuantity,
@@ -32,6 +34,8 @@ _BY_NAME: dict[str, Callable[[], Quantity]] = {
     "expert_load": ExpertLoad,
     "update_spectrum": UpdateSpectrum,
     "weight_vectors": WeightVectors,
+    "moments": PointMoments,
+    "subspace_drift": SubspaceDrift,
 }
 DEFAULT = ("weight_spectrum", "covariance")
 
