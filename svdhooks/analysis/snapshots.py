@@ -156,7 +156,7 @@ def layer_snapshot(
         KeyError: If no vectors of the layer were recorded.
         ValueError: If there are none of this step; names the steps that have some.
     """
-    steps, columns = source.vectors(layer, "weight")
+    steps, columns = _of_weight(source, layer)
     row = _row(steps, columns, layer, step)
     found = {name: arrays[row] for name, arrays in columns.items()}
     U, sigma, Vh = (_present(found, name, layer) for name in ("U", "sigma", "Vh"))
@@ -224,6 +224,20 @@ def unpacked(triangle: NDArray[np.float64], d: int) -> NDArray[np.float64]:
     whole[rows, columns] = triangle
     whole[columns, rows] = triangle
     return whole
+
+
+def _of_weight(source: Source, layer: str) -> tuple[NDArray[np.int64], _Columns]:
+    try:
+        steps, columns = source.vectors(layer, "weight")
+    except KeyError as error:
+        owner = source.described.get(layer, {}).get("tied_to")
+        if owner is None:
+            raise
+        raise KeyError(
+            f"No vectors of layer {layer!r} were recorded: it holds the weight of "
+            f"{owner!r}, perhaps transposed. Read those of that layer."
+        ) from error
+    return steps, columns
 
 
 def _row(

@@ -13,6 +13,7 @@ from svdhooks.distributed.shards import is_sharded
 from svdhooks.layers import Layer
 from svdhooks.linalg.units import UnitStatistics
 from svdhooks.quantities import EdgeQuantity, WeightQuantity
+from svdhooks.quantities.drift import SubspaceDrift
 from svdhooks.quantities.update import UpdateSpectrum
 
 _SIDE = 384
@@ -63,7 +64,7 @@ class Timer:
         small, factor = _corner(layer)
         key = (quantity.name, small.shape, layer.groups, layer.experts, layer.dtype)
         fresh = getattr(quantity, "fresh", lambda: quantity)()
-        if isinstance(quantity, UpdateSpectrum):
+        if isinstance(quantity, (UpdateSpectrum, SubspaceDrift)):
             fresh.measure(small, 0)  # the first only keeps the weights
         seconds = factor * self._time(key, lambda: fresh.measure(small, 1))
         blocks = max(layer.groups, layer.experts, 1)
@@ -73,6 +74,8 @@ class Timer:
         # one block at a time, or many small ones: converted in parts of that size
         converted = min(8 * entries, 2**26)
         kept = 2 * entries * itemsize if isinstance(quantity, UpdateSpectrum) else 0
+        if isinstance(quantity, SubspaceDrift):
+            kept = 2 * 8 * min(quantity.k, side) * sum(layer.shape)
         # the sum of products, the next one, and what the solver works with
         return Costs(seconds, converted + 3 * 8 * side * side, kept)
 
@@ -160,6 +163,7 @@ def _stand_in(layer: Layer, shape: tuple[int, int]) -> Layer:
         shape=shape,
         factors=None,
         flat=(),
+        bias_source=None,
     )
 
 

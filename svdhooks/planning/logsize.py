@@ -22,8 +22,10 @@ from svdhooks.quantities import (
     Quantity,
     WeightQuantity,
 )
+from svdhooks.quantities.drift import DRIFT_MEASURES, SubspaceDrift
 from svdhooks.quantities.ledger_seen import LEDGER_MEASURES
 from svdhooks.quantities.local_rank import POINT, measures_of
+from svdhooks.quantities.moments import PointMoments, features_of
 from svdhooks.quantities.values import pack
 from svdhooks.quantities.vectors import WeightVectors
 from svdhooks.record import Record
@@ -99,12 +101,18 @@ def _records(
         some = quantity.measured_points(layer)
         found = _record(step, layer, quantity, "ledger", 0, LEDGER_MEASURES)
         return [found] if some else []
+    if isinstance(quantity, PointMoments):
+        points = quantity.measured_points(layer)
+        return [_moments(step, layer, quantity, point) for point in points]
     if not isinstance(quantity, WeightQuantity) or not isinstance(layer, Layer):
         return []
     if layer.tied_to is not None:
         return []
     if isinstance(quantity, WeightVectors):
         return [_vectors(step, layer, quantity)] if _single(layer) else []
+    if isinstance(quantity, SubspaceDrift):
+        found = _record(step, layer, quantity, "subspace", 0, DRIFT_MEASURES)
+        return [found] if _single(layer) else []
     length, points = layer.rank_limit, ["weight"]
     if quantity.name == "update_spectrum":
         points = ["update", "drift"]
@@ -144,6 +152,17 @@ def _vectors(step: int, layer: Layer, quantity: WeightVectors) -> Record:
     if layer.bias_source is not None:
         values["bias"] = np.zeros(out, np.float32)
     return Record(step, layer.name, quantity.name, values, point="weight")
+
+
+def _moments(step: int, layer: Watched, quantity: PointMoments, point: str) -> Record:
+    d = features_of(layer, point)
+    values: dict[str, NDArray[Any]] = {
+        "count": np.asarray(0.5),
+        "samples": np.zeros(1, np.int64),
+        "mean": np.zeros(d),
+        "covariance": np.zeros(d * (d + 1) // 2),
+    }
+    return Record(step, layer.name, quantity.name, values, point=f"{point}_moments")
 
 
 def _single(layer: Layer) -> bool:

@@ -7,12 +7,14 @@ from svdhooks.layers import Layer
 from svdhooks.linalg.light import LIGHT_MEASURES
 from svdhooks.quantities.attention import LOGIT_MEASURES, AttentionLogits
 from svdhooks.quantities.covariance import Covariance
+from svdhooks.quantities.drift import DRIFT_MEASURES, SubspaceDrift
 from svdhooks.quantities.expert_load import EXPERT_LOAD_MEASURES, ExpertLoad
 from svdhooks.quantities.ledger import Ledger
 from svdhooks.quantities.ledger_seen import LEDGER_MEASURES
 from svdhooks.quantities.lidar import LIDAR_MEASURES, LiDAR
 from svdhooks.quantities.light import Light
 from svdhooks.quantities.local_rank import POINT, JacobianSpectrum, measures_of
+from svdhooks.quantities.moments import MOMENT_MEASURES, PointMoments
 from svdhooks.quantities.protocols import PointQuantity, Quantity
 from svdhooks.quantities.spread import COVARIANCE_MEASURES
 from svdhooks.quantities.tokens import TOKEN_MEASURES, TokenRank
@@ -41,6 +43,9 @@ def fields_of(quantity: Quantity, subject: object) -> Mapping[str, tuple[str, ..
         case UpdateSpectrum():
             fields = (*_each(linalg.MEASURES, subject), *UPDATE_MEASURES)
             return {"update": fields, "drift": fields}
+        case SubspaceDrift() if isinstance(subject, Layer):
+            single = not subject.experts and subject.groups == 1
+            return {"subspace": DRIFT_MEASURES} if single else {}
         case AttentionLogits():
             return {"attention_logits": LOGIT_MEASURES}
         case ExpertLoad():
@@ -51,6 +56,9 @@ def fields_of(quantity: Quantity, subject: object) -> Mapping[str, tuple[str, ..
             return {"tokens": TOKEN_MEASURES}
         case Covariance():
             return _of_points(quantity, subject, COVARIANCE_MEASURES, quantity.measures)
+        case PointMoments():
+            points = quantity.measured_points(subject)  # type: ignore[arg-type]  # concerned: it has points
+            return {f"{point}_moments": MOMENT_MEASURES for point in points}
         case Ledger():
             return {"ledger": LEDGER_MEASURES}
         case LiDAR():
