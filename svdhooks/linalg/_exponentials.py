@@ -57,7 +57,9 @@ def fit(times: Array, values: Array) -> Decays:
 
     def descend(start: Array, evaluations: int | None) -> Any:
         options = {**TOLERANCES, "max_nfev": evaluations}
-        return least_squares(residual, start, bounds=limits, **options)
+        return least_squares(
+            residual, np.clip(start, *limits), bounds=limits, **options
+        )
 
     places = _best_places(shifted, target, ends)
     first = sorted((descend(p, _FEW) for p in places), key=lambda found: found.cost)

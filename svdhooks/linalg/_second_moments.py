@@ -37,7 +37,7 @@ def symmetric(matrix: Any, what: str) -> Tensor:
 
 
 def vector(values: Any, what: str, n: int) -> Tensor:
-    """n finite numbers in float64."""
+    """As many finite numbers, in float64."""
     double = real(values, f"a {what}")
     if double.shape != (n,):
         raise ValueError(

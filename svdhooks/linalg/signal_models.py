@@ -7,7 +7,7 @@ which five parameters fit a little, too.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,26 +91,26 @@ def fit_signal_model(
     values: ArrayLike,
     model: Model = "biexponential",
     *,
-    starts: Sequence[Sequence[float | int]] | None = None,
-    bounds: tuple[Sequence[float | int], Sequence[float | int]] | None = None,
+    starts: ArrayLike | None = None,
+    bounds: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> SignalModelFit:
     """Fit a family of functions to a vector by least squares.
 
     The biexponential is fitted without starts: for given decay times the amplitudes are a
-    linear problem, so only the two times are searched, on a grid from a quarter of the
-    closest spacing to a hundred times the range and then downhill (variable projection, Golub
-    & Pereyra 1973). ``T1 ≥ T2``. Any other family goes downhill from every start.
+    linear problem, so only the two times are searched, on a grid and then downhill
+    (variable projection, Golub & Pereyra 1973). ``T1 ≥ T2``, both positive; their geometric
+    mean lies between a quarter of the closest spacing and a hundred times the range. Any
+    other family goes downhill from every start.
 
     Args:
         times: ``(n,)``, for example sampling times of the network's input.
         values: ``(n,)``, for example entries of a singular vector.
         model: ``"biexponential"``, or a function of the times and of one argument per
             parameter, which returns one value per time.
-        starts: Of a family of your own: where to begin, one sequence of parameters or
-            several; the best outcome counts. With the biexponential they are tried besides
-            its own.
-        bounds: Lower and upper bounds of every parameter; None: none, but positive decay
-            times for the biexponential.
+        starts: Of a family of your own: where to begin, ``(p,)`` or ``(starts, p)``; the
+            best outcome counts. With the biexponential they are tried besides its own.
+        bounds: Lower and upper bounds, ``(p,)`` each; None: none, but positive decay times
+            for the biexponential.
 
     Returns:
         The best fit. A fit that fails is one of NaN, with a status; it does not raise.
@@ -174,9 +174,10 @@ def _downhill(
         ).all():  # errors of the model itself show here
             continue
         try:
-            found = least_squares(
-                residual, begun, bounds=limits, **_exponentials.TOLERANCES
-            )
+            with np.errstate(all="ignore"):
+                found = least_squares(
+                    residual, begun, bounds=limits, **_exponentials.TOLERANCES
+                )
         except (ValueError, np.linalg.LinAlgError):  # a derivative that is not finite
             continue
         if found.cost < least:
@@ -189,7 +190,7 @@ def _downhill(
 
 def _called(function: Callable[..., Any], t: Array, parameters: Array) -> Array:
     """The model at the times."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # far from the optimum anything may happen
         values = np.asarray(function(t, *parameters), dtype=np.float64)
     if values.shape not in {(), t.shape}:
         raise ValueError(
