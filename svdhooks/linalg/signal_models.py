@@ -7,18 +7,19 @@ which five parameters fit a little, too.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Shaped
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from svdhooks.linalg import _exponentials
 
 Array = NDArray[np.float64]
+Numbers = NDArray[Any] | torch.Tensor | Sequence[Any]
 Model = str | Callable[..., Any]
 """``"biexponential"``, or a function of the times and one argument per parameter."""
 
@@ -67,7 +68,7 @@ class SignalModelFit:
 
 
 def biexponential(
-    times: ArrayLike, C1: float, T1: float, C2: float, T2: float, D: float
+    times: Numbers, C1: float, T1: float, C2: float, T2: float, D: float
 ) -> Any:
     """``C1 exp(-t/T1) - C2 exp(-t/T2) + D``.
 
@@ -87,12 +88,12 @@ def biexponential(
 
 
 def fit_signal_model(
-    times: ArrayLike,
-    values: ArrayLike,
+    times: Numbers,
+    values: Numbers,
     model: Model = "biexponential",
     *,
-    starts: ArrayLike | None = None,
-    bounds: tuple[ArrayLike, ArrayLike] | None = None,
+    starts: Numbers | None = None,
+    bounds: tuple[Numbers, Numbers] | None = None,
 ) -> SignalModelFit:
     """Fit a family of functions to a vector by least squares.
 
@@ -256,7 +257,7 @@ def _bounds(bounds: Any, names: tuple[str, ...]) -> tuple[Array, Array]:
     return low, high
 
 
-def _vector(values: ArrayLike, what: str) -> Array:
+def _vector(values: Numbers, what: str) -> Array:
     """One axis of real numbers, float64."""
     array = values.detach().cpu() if isinstance(values, torch.Tensor) else values
     array = np.asarray(array)

@@ -88,7 +88,7 @@ def test_no_start_of_scipys_own_fits_better_in_noise():
             bounds=([-np.inf, 1, -np.inf, 1, -np.inf], np.inf),  # decays, not growth
             x_scale="jac",
         ).cost
-        for _ in range(20)
+        for _ in range(6)
     )
     left = np.square(found.fitted - values).sum()
     assert left / 2 <= best * (1 + 1e-6)
