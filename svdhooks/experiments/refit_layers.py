@@ -46,7 +46,7 @@ class Factors:
 
     def weight(self) -> Float[Tensor, "*r out in"]:
         """The matrix that these are the factors of."""
-        return (self.U * self.sigma.unsqueeze(-2)) @ self.V.mT
+        return _product(self.U, self.sigma, self.V)
 
     def of_restart(self, index: int) -> "Factors":
         """The factors of one of several weights."""
@@ -81,11 +81,11 @@ def haar(
         Float64; with ``columns == rows`` a rotation or a reflection, each half of the time.
     """
     shape = (rows, columns) if count is None else (count, rows, columns)
-    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
-    Q, R = torch.linalg.qr(normal)
+    Q, R = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))
     # without the signs of R the distribution of Q hangs on what LAPACK chooses
     signs = R.diagonal(dim1=-2, dim2=-1).sign()
-    return Q * torch.where(signs == 0, 1.0, signs).unsqueeze(-2)
+    signed: Tensor = Q * torch.where(signs == 0, 1.0, signs).unsqueeze(-2)
+    return signed
 
 
 def haar_factors(
@@ -115,7 +115,13 @@ def haar_factors(
 
 
 def _sign(U: Tensor, V: Tensor) -> Tensor:
-    return torch.linalg.det(U).sign() * torch.linalg.det(V).sign()
+    sign: Tensor = (torch.linalg.det(U) * torch.linalg.det(V)).sign()
+    return sign
+
+
+def _product(U: Tensor, sigma: Tensor, V: Tensor) -> Tensor:
+    weight: Tensor = (U * sigma.unsqueeze(-2)) @ V.mT
+    return weight
 
 
 def rotated(
@@ -141,7 +147,8 @@ def rotated(
     skew = normal - normal.mT
     size = torch.linalg.matrix_norm(skew, 2).clamp(min=math.ulp(1.0))
     turn = torch.linalg.matrix_exp(angle * skew / size[..., None, None])
-    return turn @ vectors.double()
+    turned: Tensor = turn @ vectors.double()
+    return turned
 
 
 class FixedSpectrumLinear(nn.Module):
@@ -189,7 +196,7 @@ class FixedSpectrumLinear(nn.Module):
     @property
     def weight(self) -> Float[Tensor, "*r out in"]:
         """The matrix, computed anew each time."""
-        return (self.U * self.sigma.unsqueeze(-2)) @ self.V.mT
+        return _product(self.U, self.sigma, self.V)
 
     def forward(self, x: Float[Tensor, "*n in"]) -> Float[Tensor, "*m out"]:
         """Apply the layer.

@@ -73,7 +73,9 @@ def check_model(model: nn.Module) -> None:
         f"{name} ({type(module).__name__})"
         for name, module in model.named_children()
         if not isinstance(module, nn.Linear)
-        and (list(module.parameters()) or list(module.buffers()))
+        and any(
+            True for found in (module.parameters(), module.buffers()) for _ in found
+        )
     ]
     if strange:
         raise TypeError(
@@ -85,7 +87,14 @@ def check_model(model: nn.Module) -> None:
 
 
 def linear_layers(network: nn.Sequential) -> dict[str, _Linear]:
-    """The linear layers of a network by name, from the input on."""
+    """Find the linear layers of a network.
+
+    Args:
+        network: The original, or networks of an arm.
+
+    Returns:
+        Name -> layer, from the input on.
+    """
     return {
         name: module
         for name, module in network.named_children()
@@ -162,14 +171,12 @@ def _factors(
 def _shuffled(
     spectra: Sequence[Float[Tensor, " _"]], restarts: int, generator: torch.Generator
 ) -> list[Float[Tensor, "r _"]]:
-    """Deal all singular values out anew; each layer keeps its number and its norm.
-
-    With the norms kept, the arm differs in the shape of the spectra alone: that of logits
-    is the product of all norms.
-    """
+    """Deal all singular values out anew; each layer keeps its number and its norm."""
+    # with the norms kept, the arm differs in the shape of the spectra alone: the logits
+    # grow with the product of all norms
     pool, sizes = torch.cat(list(spectra)), [len(s) for s in spectra]
     dealt = [
-        pool[torch.randperm(len(pool), generator=generator)].split(sizes)
+        torch.split(pool[torch.randperm(len(pool), generator=generator)], sizes)
         for _ in range(restarts)
     ]
     out = []
