@@ -30,11 +30,6 @@ class Source(Protocol):
         """Layer -> its row in the layer table."""
         ...
 
-    @property
-    def pairs(self) -> Sequence[Mapping[str, Any]]:
-        """The pairs of layers that follow each other."""
-        ...
-
     def vectors(
         self, layer: str, point: str = "weight"
     ) -> tuple[NDArray[np.int64], Any]:

@@ -87,6 +87,8 @@ EVERYTHING = [
     "token_rank",
     "expert_load",
     "weight_vectors",
+    "moments",
+    "subspace_drift",
     svdhooks.LiDAR(views=2),
 ]
 
