@@ -54,6 +54,9 @@ class Step:
         operation: What made it.
         parents: Earlier steps that entered the operation.
         feature_axis: The axis that holds the features of a layer's output.
+        strides: Of the tensor, where it lies in the memory of what entered the
+            operation, so that they say which axis is which; else empty.
+        before: The strides of what entered then.
     """
 
     shape: tuple[int, ...]
@@ -61,6 +64,8 @@ class Step:
     operation: Operation | None = None
     parents: tuple[int, ...] = ()
     feature_axis: int = -1
+    strides: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,18 @@ _IN_PLACE = frozenset((
 ))
 
 
+def works_number_by_number(name: str) -> bool:
+    """Whether an operation does so, on tensors that it broadcasts to one shape.
+
+    Args:
+        name: As `name_of` says.
+
+    Returns:
+        True for activations and for arithmetic.
+    """
+    return name in _ACTIVATIONS or name in _ARITHMETIC
+
+
 def makes_no_use_of_values(name: str) -> bool:
     """Whether a result depends on the shapes of tensors alone."""
     return name in _NO_VALUES
@@ -229,3 +241,39 @@ def kind_of(
     if not single or any(tuple(x.shape) != shape for x in data):
         return "other"
     return "activation" if name in _ACTIVATIONS else "arithmetic"
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """Which memory a tensor lies in.
+
+    Args:
+        tensor: The tensor.
+
+    Returns:
+        The same number for all that share it; None for what has none of its own.
+    """
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper of torch.func
+        return None
+
+
+def strides_of_view(
+    before: Tensor, after: Tensor
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The strides of a view, which say which of its axes is which of the other's.
+
+    Args:
+        before: What entered an operation.
+        after: What came out.
+
+    Returns:
+        Strides after and before; empty where it is no view.
+    """
+    memory = memory_of(after)
+    if after is before or memory is None or memory != memory_of(before):
+        return (), ()
+    try:
+        return after.stride(), before.stride()
+    except RuntimeError:  # nested
+        return (), ()

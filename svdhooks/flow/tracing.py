@@ -15,7 +15,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from svdhooks.flow.graph import INPUT, UNKNOWN, Arrival, Flow, Operation, Step
-from svdhooks.flow.operations import kind_of, makes_no_use_of_values, name_of
+from svdhooks.flow.operations import (
+    kind_of,
+    makes_no_use_of_values,
+    memory_of,
+    name_of,
+    strides_of_view,
+)
 from svdhooks.layers import PointValue
 from svdhooks.layers.layer import Layer
 from svdhooks.layers.survey import named_modules
@@ -125,15 +131,16 @@ class Tracer(TorchFunctionMode):
             if kind == "copy" and not tensor.is_floating_point():
                 kind = "other"  # rounded to integers
             operation = Operation(name, kind, parameters)
-            self._set(tensor, Step(shape, (), operation, parents))
+            seen = strides_of_view(entering[0], tensor) if entering else ((), ())
+            self._set(tensor, Step(shape, (), operation, parents, -1, *seen))
         for tensor in _distinct(written):
             self._spread(tensor, {id(x) for x in (*made, *written)})
 
     def _spread(self, written: Tensor, besides: Collection[int]) -> None:
         """What shares memory with a tensor that was written to has changed with it."""
-        memory, (new, _) = _memory(written), self._at[written]
+        memory, (new, _) = memory_of(written), self._at[written]
         for other in list(self._at) if memory is not None else ():
-            if id(other) in besides or _memory(other) != memory:
+            if id(other) in besides or memory_of(other) != memory:
                 continue
             both = (self._at[other][0], new)
             parents = tuple(dict.fromkeys(i for i in both if i != _CONSTANT))
@@ -260,13 +267,6 @@ def _version(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:  # an inference tensor tracks none
         return 0
-
-
-def _memory(tensor: Tensor) -> int | None:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper of torch.func
-        return None
 
 
 def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
