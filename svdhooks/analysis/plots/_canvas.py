@@ -14,9 +14,9 @@ try:
     from matplotlib import font_manager
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import LinearSegmentedColormap, Normalize
-    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
@@ -25,6 +25,39 @@ except ImportError as error:
     raise ImportError(
         "svdhooks.analysis.plots needs matplotlib: pip install 'svdhooks[analysis]'"
     ) from error
+
+# matplotlib's names too: it is asked for here alone, in one way
+__all__ = [
+    "CELLS",
+    "LARGE",
+    "MUTED",
+    "NORMAL",
+    "PALETTE",
+    "POSITIVE",
+    "SIGNED",
+    "SMALL",
+    "Axes",
+    "Colorbar",
+    "Figure",
+    "Line2D",
+    "LineCollection",
+    "LinearSegmentedColormap",
+    "Normalize",
+    "Rectangle",
+    "colour_bar",
+    "from_zero",
+    "label",
+    "largest",
+    "mpl",
+    "name_figure",
+    "new_figure",
+    "panel_title",
+    "pooled",
+    "quiet",
+    "shown",
+    "symmetric",
+    "whole_ticks",
+]
 
 # Okabe and Ito's, told apart by colour-blind eyes; black last, for what is a reference
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -177,5 +210,5 @@ def colour_bar(
     bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=28)
     bar.set_label(title, fontsize=NORMAL)
     bar.ax.tick_params(labelsize=SMALL, length=3)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return bar

@@ -1,27 +1,25 @@
 """The adjacency of two layers, with what is significant in it."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svdhooks.analysis.graph import PairAdjacency
 from svdhooks.analysis.plots._canvas import (
+    SMALL,
     Axes,
     Figure,
+    LinearSegmentedColormap,
+    Normalize,
+    Rectangle,
     colour_bar,
     label,
     largest,
-    LinearSegmentedColormap,
-    Rectangle,
     mpl,
     name_figure,
     new_figure,
-    panel_title,
     pooled,
     quiet,
     shown,
     whole_ticks,
-    SMALL,
-    Normalize,
 )
 
 _SHADES = 512

@@ -6,8 +6,8 @@ from typing import Any
 
 from svdhooks.analysis.plots._canvas import (
     PALETTE,
-    Axes,
     SMALL,
+    Axes,
     Figure,
     Line2D,
     label,

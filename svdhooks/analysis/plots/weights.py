@@ -39,7 +39,7 @@ class _Side:
     mixed: int
     x: str = "input"
     y: str = "output"
-    smooth: str = "mode, smoothest first"
+    smooth: str = "place in the smooth order"
     transformed: str = "rows"
 
 
@@ -150,10 +150,10 @@ def _about(layer: DescrambledLayer) -> str:
     """Where P comes from and what it gains."""
     found = layer.descrambling
     centred = ", centred" if layer.centred else ""
-    operator = layer.operator if isinstance(layer.operator, str) else "your matrix"
+    operator = "your matrix" if layer.operator == "custom" else layer.operator
     before, after = found.identity_cost, found.cost
     fallen = f", {before / after:.3g} times less" if after > 0 else ""
     return (
-        f"{_SOURCES[layer.data]}{centred}; roughness ({shown(operator)}) "
+        f"{_SOURCES[layer.data]}{centred}; roughness ({operator}) "
         f"{before:.3g} before, {after:.3g} after{fallen}"
     )
