@@ -141,7 +141,9 @@ def leaves(value: Value, stops: frozenset[Content]) -> Iterator[Leaf]:
     while left:
         now, reason, late, norms = left.pop()
         content = now.content
-        if (content, bool(reason)) in seen or (late and content in stops):
+        if (content, bool(reason)) in seen or (
+            late and content.is_sum and content in stops
+        ):
             continue
         seen.add((content, bool(reason)))
         if content.names:
