@@ -140,4 +140,5 @@ def _all_triplets(weight: Tensor) -> Leading:
 
 def _single(array: Tensor) -> NDArray[Any]:
     single = torch.complex64 if array.is_complex() else torch.float32
-    return np.ascontiguousarray(array.detach().to(single).cpu().numpy())
+    # a copy: what is float32 already is the memory of the model, which is trained on
+    return np.array(array.detach().to(single).cpu().numpy(), order="C")
