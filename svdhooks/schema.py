@@ -47,7 +47,8 @@ Arrays other than spectra (``U``, ``Vh`` …) stand beside the event files, in
 what follows ``tfevents.`` in the name of the event file that was written with it, ``n``
 counts the files of a session. Tensors are called ``<point>/<layer>/<field>``; the
 metadata ``svdhooks`` is JSON with ``v``, ``step``, ``session``, and ``crc``: tensor ->
-CRC-32C of its name, dtype, shape and bytes. A file counts, or is
+CRC-32C of its name, dtype, shape and bytes, and perhaps ``complex``: the tensors whose
+last axis is real and imaginary part (which is in their checksums, too). A file counts, or is
 superseded, as if its arrays were tags of that session.
 
 The order of sessions is that of the names of the event files: what a later one holds

@@ -1,7 +1,8 @@
 """Arrays beside an event file: safetensors with a checksum for each tensor.
 
 The format is safetensors' own, so that anything reads it. It knows no checksums; they
-stand in the metadata. Files are read by plain reads, never mapped: a mapped file that
+stand in the metadata. Not all its versions know complex numbers: those are stored as real
+numbers with one more axis, real and imaginary part, and the metadata names them. Files are read by plain reads, never mapped: a mapped file that
 is cut while it is read kills the process.
 """
 
@@ -37,6 +38,7 @@ DTYPES = {
 """What safetensors calls a dtype -> the dtype."""
 
 _STORED = frozenset(DTYPES.values())
+_COMPLEX = frozenset({np.dtype("<c8"), np.dtype("<c16")})
 _NAME = re.compile(r"vectors-(\d{10,})-(.+)-(\d+)\.safetensors")
 _LENGTH = 8
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
@@ -67,8 +69,8 @@ class VectorName:
 
 
 def has_dtype(array: NDArray[Any]) -> bool:
-    """Whether an array can be stored: not strings, objects, complex numbers."""
-    return array.dtype.newbyteorder("<") in _STORED
+    """Whether an array can be stored: not strings, not objects."""
+    return array.dtype.newbyteorder("<") in _STORED | _COMPLEX
 
 
 def serialise(name: VectorName, arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -76,7 +78,7 @@ def serialise(name: VectorName, arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
     Args:
         name: Its name.
-        arrays: Name of the tensor -> array, of a dtype in ``DTYPES``.
+        arrays: Name of the tensor -> array, of a dtype in ``DTYPES`` or complex.
 
     Returns:
         A safetensors file.
@@ -84,13 +86,20 @@ def serialise(name: VectorName, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     from safetensors.numpy import save
 
     whole = {
-        key: np.ascontiguousarray(array).astype(
-            array.dtype.newbyteorder("<"), copy=False
+        key: _as_real(
+            np.ascontiguousarray(array).astype(
+                array.dtype.newbyteorder("<"), copy=False
+            )
         )
         for key, array in arrays.items()
     }
-    crc = {key: _crc(key, array, array.tobytes()) for key, array in whole.items()}
+    two = [key for key, array in arrays.items() if np.iscomplexobj(array)]
+    crc = {
+        key: _crc(key, array, array.tobytes(), key in two)
+        for key, array in whole.items()
+    }
     said = {"v": VERSION, "step": name.step, "session": name.session, "crc": crc}
+    said |= {"complex": two} if two else {}
     data: bytes = save(whole, metadata={METADATA: json.dumps(said)})
     return data
 
@@ -118,6 +127,7 @@ class VectorFile:
         try:
             said = json.loads(header.pop("__metadata__")[METADATA])
             self._crc: Mapping[str, int] = said["crc"]
+            self._complex = frozenset(said.get("complex", ()))
             self.tensors = {
                 key: _placed(found, _LENGTH + length, size)
                 for key, found in header.items()
@@ -146,9 +156,20 @@ class VectorFile:
             file.seek(begin)
             data = file.read(end - begin)
         array = np.empty(shape, dtype=dtype)
-        if len(data) != array.nbytes or _crc(key, array, data) != self._crc[key]:
+        two = key in self._complex
+        crc = _crc(key, array, data, two)
+        if len(data) != array.nbytes or crc != self._crc[key]:
             raise ValueError(f"{key} in {self.path} is damaged.")
-        return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+        found = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+        if not two:
+            return found
+        return found.view(np.result_type(dtype, np.complex64))[..., 0]
+
+
+def _as_real(array: NDArray[Any]) -> NDArray[Any]:
+    if not np.iscomplexobj(array):
+        return array
+    return array.view(array.real.dtype).reshape(*array.shape, 2)
 
 
 def _placed(
@@ -165,8 +186,8 @@ def _placed(
     return dtype, shape, begin, end
 
 
-def _crc(key: str, array: NDArray[Any], data: bytes) -> int:
-    """The checksum of a tensor: its name, dtype, shape and bytes."""
-    what = f"{key} {array.dtype.str} {list(array.shape)}"
+def _crc(key: str, array: NDArray[Any], data: bytes, two: bool) -> int:
+    """The checksum of a tensor: its name, dtype, shape, what it means, and bytes."""
+    what = f"{key} {array.dtype.str} {list(array.shape)}{' complex' * two}"
     found: int = google_crc32c.extend(google_crc32c.value(what.encode()), data)
     return found

@@ -221,13 +221,15 @@ def test_a_lost_layer_table_is_not_guessed() -> None:
         layer_snapshot(sink, "a")
 
 
-def test_complex_weights_come_back_from_memory() -> None:
+def test_complex_weights_come_back(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 3, dtype=torch.complex64))
     sink = svdhooks.MemorySink()
-    with svdhooks.watch(model, None, sinks=[sink], quantities=QUANTITIES[:1]):
+    with svdhooks.watch(model, tmp_path, sinks=[sink], quantities=QUANTITIES[:1]):
         pass
-    found = layer_snapshot(sink, "0")
-    np.testing.assert_allclose(found.weight(), model[0].weight.detach(), atol=1e-6)
+    for source in (sink, svdhooks.RunLog(tmp_path)):
+        found = layer_snapshot(source, "0")
+        np.testing.assert_allclose(found.weight(), model[0].weight.detach(), atol=1e-6)
+        np.testing.assert_array_equal(found.bias, model[0].bias.detach())
 
 
 def test_a_triangle_unpacks_to_the_matrix() -> None:

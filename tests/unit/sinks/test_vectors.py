@@ -85,7 +85,10 @@ def test_safetensors_reads_them_too_and_the_names_say_what_they_are(
         assert np.array_equal(tensors[key], array)
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES.values(), np.dtype(">f4")], ids=str)
+OTHERS = [np.dtype(x) for x in (">f4", "<c8", "<c16", ">c8")]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES.values(), *OTHERS], ids=str)
 def test_any_dtype_of_numbers_is_kept(tmp_path: Path, dtype: np.dtype[Any]) -> None:
     array = np.arange(12).reshape(3, 4).astype(dtype)[:, ::2]
     values = {"x": array, "none": np.empty((0, 3), dtype)}
@@ -155,10 +158,23 @@ def test_a_step_written_twice_has_its_later_vectors(tmp_path: Path) -> None:
 
 def test_no_flipped_byte_gives_a_wrong_vector(tmp_path: Path) -> None:
     write(tmp_path, [0, 10])
+    _flip_each(tmp_path)
+
+
+def test_nor_a_wrong_complex_one(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    for step in (0, 10):
+        values = {"U": np.full((2, 2), 1 + step * 1j)}
+        sink.write([Record(step, "fc1", "m", values, point="weight")])
+    sink.close()
+    _flip_each(tmp_path, every=1)
+
+
+def _flip_each(tmp_path: Path, every: int = 7) -> None:
     whole = RunLog(tmp_path).vectors("fc1")[1]
     path = files(tmp_path)[1]
     data = path.read_bytes()
-    for place in range(0, len(data), 7):
+    for place in range(0, len(data), every):
         broken = bytearray(data)
         broken[place] ^= 1 << place % 8
         path.write_bytes(broken)
