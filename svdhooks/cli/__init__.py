@@ -136,6 +136,54 @@ def demo(
     raise typer.Exit(measure.demo(which, logdir, steps, seed, tensorboard))
 
 
+_REFIT = (
+    "Learn U and V again with every S fixed: does the network come back?\n\n"
+    "A comment of 2020 predicts it: take a trained network, keep the singular values of "
+    "every layer's W = U S Vᵀ, draw all U and V at random, train them alone, and they "
+    "come back. The table compares them with the original in ways that renumbered hidden "
+    "units, turned signs and nearly equal singular values do not change.\n\n"
+    "The controls: W free (trained from scratch), S shuffled among layers, S flat, S "
+    "fixed from near by, and random U and V without training. The prediction says "
+    "something only if S fixed comes closer than W free and S flat.\n\n"
+    "Results, tables (csv) and a figure are in --out. It takes some minutes."
+)
+
+
+@app.command("refit", help=_REFIT)
+def refit_command(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Directory of the results. A run that was stopped goes on from there.",
+        ),
+    ] = Path("svdhooks-refit"),
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="Networks to begin with; more can be added later."
+        ),
+    ] = 5,
+    restarts: Annotated[
+        int, typer.Option("--restarts", min=1, help="Random U and V for each network.")
+    ] = 3,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Optimiser steps of each training.")
+    ] = 1000,
+    widths: Annotated[
+        str, typer.Option("--widths", help="Features from input (64) to output (10).")
+    ] = "64,48,32,10",
+    weight_decay: Annotated[
+        float,
+        typer.Option("--weight-decay", min=0, help="Of AdamW, for the originals."),
+    ] = 0.5,
+) -> None:
+    """Learn U and V again with every S fixed, and compare with the original."""
+    from svdhooks.cli import refit
+
+    raise typer.Exit(refit.refit(out, seeds, restarts, steps, widths, weight_decay))
+
+
 def main() -> None:
     """Run the command line."""
     app()

@@ -56,7 +56,7 @@ def demo(
     if not _make_room(logdir, chosen, console):
         return 1
     console.print(demo_words.introduction(chosen.introduction(len(images), steps)))
-    with _one_thread(), Screen(console, chosen, steps) as screen:
+    with one_thread(), Screen(console, chosen, steps) as screen:
         for name in chosen.runs:
             healthy = name == chosen.runs[0]
             sink, tell = screen.sink(name), screen.progress(name)
@@ -90,7 +90,7 @@ def _make_room(logdir: Path, chosen: Demo, console: Console) -> bool:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """So small a network is slower on several threads."""
     import torch
 

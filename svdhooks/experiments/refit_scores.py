@@ -1,8 +1,9 @@
 """How close refitted networks are to the original: the scores of the refit experiment.
 
-MATH: hidden units may be renumbered, so only the first layer's right vectors, the last
+Hidden units may be renumbered, so only the first layer's right vectors, the last
 layer's left vectors and the adjacency between layers are compared as they are. All other
-vectors are compared after units have been matched.
+vectors are compared after units have been matched. The principal components of what a layer
+puts out, as functions of the sample, need no match and no order of singular values.
 """
 
 import math
@@ -17,6 +18,7 @@ from svdhooks.experiments.refit_layers import Factors
 from svdhooks.experiments.refit_networks import decompose, linear_layers
 from svdhooks.experiments.refit_training import Data, losses
 from svdhooks.linalg import similarity
+from svdhooks.linalg.angles import subspace_overlap
 from svdhooks.linalg.spectral_graph import vector_adjacency
 
 FUNCTION = "function"
@@ -36,8 +38,9 @@ class Score:
         layer: Its name; of an adjacency ``earlier->later``; of the function what is
             compared.
         side: ``left`` or ``right`` singular vectors as leading spans, ``left cosine`` or
-            ``right cosine`` vector by vector, ``units`` (weights of matched units),
-            ``adjacency`` or ``function``.
+            ``right cosine`` vector by vector, ``signal`` (leading principal components of
+            what the layer puts out, as functions of the sample), ``units`` (weights of
+            matched units), ``adjacency`` or ``function``.
         k: How many leading vectors; None where there is no such number.
         score: 1 if equal, but for the losses and the accuracy.
         chance: What random directions give on average where theory knows it, else None.
@@ -57,7 +60,9 @@ class Seen:
     Attributes:
         names: Of its linear layers.
         factors: Of their weights.
-        hidden: Outputs of all linear layers but the last, after the modules that follow.
+        hidden: What enters each linear layer but the first, on the test samples.
+        signals: Principal components of each layer's outputs on the test samples, one
+            value per sample, orthonormal.
         logits: Outputs on the test samples.
         loss: On the training samples.
         accuracy: On the test samples; None without classes.
@@ -66,6 +71,7 @@ class Seen:
     names: tuple[str, ...]
     factors: list[Factors]
     hidden: list[Float[Tensor, "t _"]]
+    signals: list[Float[Tensor, "t _"]]
     logits: Float[Tensor, "t d"]
     loss: float
     accuracy: float | None
@@ -83,37 +89,49 @@ def see(network: nn.Sequential, data: Data) -> list[Seen]:
         One for each network.
     """
     names = tuple(linear_layers(network))
-    inputs, logits = _inputs(network, data.test_x)
+    entering, leaving, logits = _points(network, data.test_x)
     loss = losses(network(data.train_x), data.train_y)
     factors = decompose(network)
+    signals = [_principal(values) for values in leaving]
     if logits.ndim == 2:
-        inputs, logits = [h.unsqueeze(0) for h in inputs], logits.unsqueeze(0)
         factors = [Factors(f.U[None], f.sigma[None], f.V[None]) for f in factors]
-        loss = loss.unsqueeze(0)
-    out = []
-    for r in range(len(logits)):
-        right = (logits[r].argmax(-1) == data.test_y) if data.classes else None
-        out.append(
-            Seen(
-                names,
-                [f.of_restart(r) for f in factors],
-                [h[r] for h in inputs[1:]],
-                logits[r],
-                float(loss[r]),
-                None if right is None else float(right.double().mean()),
-            )
+        entering, signals = ([v[None] for v in part] for part in (entering, signals))
+        logits, loss = logits[None], loss[None]
+    return [
+        Seen(
+            names,
+            [f.of_restart(r) for f in factors],
+            [values[r] for values in entering[1:]],
+            [values[r] for values in signals],
+            logits[r],
+            float(loss[r]),
+            _accuracy(logits[r], data.test_y) if data.classes else None,
         )
-    return out
+        for r in range(len(logits))
+    ]
 
 
-def _inputs(network: nn.Sequential, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """What enters each linear layer, and the output."""
-    linear, found = set(linear_layers(network)), []
+def _points(
+    network: nn.Sequential, x: Tensor
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """What enters and leaves each linear layer, and the output of the network."""
+    linear, entering, leaving = set(linear_layers(network)), [], []
     for name, module in network.named_children():
+        before, x = x, module(x)
         if name in linear:
-            found.append(x)
-        x = module(x)
-    return found, x
+            entering.append(before)
+            leaving.append(x)
+    return entering, leaving, x
+
+
+def _principal(values: Float[Tensor, "*r t d"]) -> Float[Tensor, "*r t _"]:
+    centred = values.double() - values.double().mean(-2, keepdim=True)
+    principal: Tensor = torch.linalg.svd(centred, full_matrices=False)[0]
+    return principal
+
+
+def _accuracy(logits: Tensor, classes: Tensor) -> float:
+    return float((logits.argmax(-1) == classes).double().mean())
 
 
 def compare(
@@ -147,6 +165,7 @@ def compare(
             # chance is known where no units were matched to look alike
             known = layer == 0 if side == "right" else layer == len(matches)
             scores += _of_vectors(name, side, A, B, between, ks, known)
+        scores += _of_signals(name, original.signals[layer], other.signals[layer], ks)
         scores.append(
             Score(name, "units", None, _units(own, U, V, other.factors[layer]), None)
         )
@@ -182,6 +201,15 @@ def _of_vectors(
         mean = float(cosines[:k].mean())
         out.append(Score(name, f"{side} cosine", k, mean, None))
     return out
+
+
+def _of_signals(name: str, A: Tensor, B: Tensor, ks: Sequence[int]) -> list[Score]:
+    """Leading principal components: defined whatever the spectrum and the numbering."""
+    return [
+        Score(name, "signal", k, subspace_overlap(A[:, :k], B[:, :k]), None)
+        for k in ks
+        if k <= A.shape[1]
+    ]
 
 
 def _units(own: Factors, U: Tensor, V: Tensor, other: Factors) -> float:

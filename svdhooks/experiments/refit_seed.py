@@ -237,16 +237,16 @@ def generator_of(seed: int, *purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-def headline_k(length: int) -> int:
-    """How many leading vectors of this length the summary compares.
+def headline_k(rank: int) -> int:
+    """How many leading vectors the summary compares.
 
     Args:
-        length: Their number of entries.
+        rank: How many there are.
 
     Returns:
-        A quarter of it, at most 8, so that chance stays at a quarter or below.
+        A quarter of them, at most 8, so that chance stays at a quarter or below.
     """
-    return max(1, min(8, length // 4))
+    return max(1, min(8, rank // 4))
 
 
 def headline_ks(seen: Seen) -> tuple[int, ...]:
@@ -258,5 +258,5 @@ def headline_ks(seen: Seen) -> tuple[int, ...]:
     Returns:
         Ascending.
     """
-    lengths = {len(M) for f in seen.factors for M in (f.U, f.V)}
-    return tuple(sorted({3, *map(headline_k, lengths)}))
+    ranks = {len(f.sigma) for f in seen.factors}
+    return tuple(sorted({3, 8, *map(headline_k, ranks)}))
