@@ -54,7 +54,7 @@ def descrambler(A: Array, B: Array, start: Array | None = None) -> Array:
             options={"maxiter": 200, "ftol": 1e-15, "gtol": 1e-12},
         )
         P = transform(cayley(found.x, n)) @ P
-        if found.fun > before * (1 - 1e-12):
+        if found.fun > before * (1 - 1e-9):
             break
         before = found.fun
     return P
