@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,15 +12,18 @@ from svdhooks.conductor.outcome import Outcome, united
 from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team, form_team
+from svdhooks.flow.pairs import FoundPairs, find_pairs
 from svdhooks.layers import Selector, find_layers, unwrap
 from svdhooks.layers.tap import TapChoice
-from svdhooks.probe import Forward, ProbeOptions
-from svdhooks.quantities import WeightSpectrum
+from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
+from svdhooks.quantities import SpectralEdges, WeightSpectrum, WeightVectors
+from svdhooks.quantities.moments import PointMoments
 from svdhooks.record import Record
 from svdhooks.recorder import Recorder
 from svdhooks.reports import OnError, Reporter
-from svdhooks.schedule import Schedule
+from svdhooks.schedule import Schedule, at
 from svdhooks.sinks import Sink
+from svdhooks.sinks.memory import MemorySink
 
 
 def watch(
@@ -139,3 +142,91 @@ def scan(
         return united(team, own, parts, [], to_all=True).measured.records
     finally:
         team.leave()
+
+
+def snapshot(
+    model: nn.Module,
+    batch: Any,
+    *,
+    layers: Selector | Sequence[Selector] | None = None,
+    k: int | None = None,
+    max_features: int = 2048,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    probe_options: ProbeOptions | None = None,
+    forward: Forward | None = None,
+) -> MemorySink:
+    """Singular vectors, moments and spectral graph of a model, now.
+
+    What it returns is read like the log of a run: ``svdhooks.analysis.descrambled``,
+    ``svdhooks.analysis.spectral_graph``.
+
+    Args:
+        model: The model; wrappers are looked through.
+        batch: As ``probe=`` of `watch`.
+        layers: Which layers: globs, module types, a predicate ``(name, module)``.
+        k: Leading singular vectors of each layer; None: all.
+        max_features: Moments of points with more features are left out.
+        pairs: Names ``(layer, next layer)``; None: as traced.
+        probe_options: Mask, what a sample is.
+        forward: ``(model, batch)``, for models that are called otherwise.
+
+    Returns:
+        The records of one step.
+
+    Raises:
+        ValueError: If no layer can be watched, or the model does not take the batch.
+        TypeError: If an argument is of a wrong kind.
+    """
+    sink = MemorySink()
+    now = at(0)
+    quantities = (
+        WeightVectors(k, schedule=now),
+        PointMoments(max_features=max_features, schedule=now),
+        SpectralEdges(k, pairs=pairs, schedule=now),
+    )
+    with watch(
+        model,
+        None,
+        schedule=now,
+        layers=layers,
+        quantities=quantities,
+        probe=batch,
+        probe_options=probe_options,
+        forward=forward,
+        max_overhead=None,
+        sinks=[sink],
+    ):
+        """Step 0 is recorded on entering."""
+    return sink
+
+
+def layer_pairs(
+    model: nn.Module,
+    batch: Any,
+    *,
+    layers: Selector | Sequence[Selector] | None = None,
+    streams: Literal["next", "all", "none"] = "next",
+    forward: Forward | None = None,
+) -> FoundPairs:
+    """Which layers feed which, traced in one forward on the side of the training.
+
+    Args:
+        model: The model; wrappers are looked through.
+        batch: As ``probe=`` of `watch`.
+        layers: Which layers.
+        streams: Of residual streams: the last writers before each reader, all, or none.
+        forward: ``(model, batch)``, for models that are called otherwise.
+
+    Returns:
+        The pairs, and what feeds each other but cannot be compared, with the reason.
+
+    Raises:
+        ValueError: If no layer can be watched.
+        TypeError: If ``model`` is not a module, ``layers`` is of a wrong kind or there is
+            no tensor in ``batch``.
+        Exception: Whatever the model raises on the batch.
+    """
+    table, plain = find_layers(model, layers), unwrap(model)
+    measurer = Measurer(plain, table, ProbeOptions(), forward, Reporter())
+    measurer.rehearse(ReferenceBatch.given(batch))
+    return find_pairs(measurer.flow, table.layers, streams=streams, model=plain)

@@ -5,7 +5,9 @@ Event with one Summary; stock scalars go into a second Event where the logger's 
 x coordinate differs from the step. Tags:
 
 ==========================================  ========================================
-``svdhooks/meta``                           JSON: version, layers, configuration; in
+``svdhooks/meta``                           JSON: version, layers, configuration,
+                                            ``pairs`` of layers that feed each other
+                                            (once they are known); in
                                             the first two records of a file and on
                                             change (twice, so that one damaged record
                                             costs no names)
@@ -35,7 +37,8 @@ x coordinate differs from the step. Tags:
 A point is any word; ``/`` and ``%`` in the names of points and layers are escaped, as is
 the first letter of a point that is a reserved word (`RESERVED`). The ledger's point is one:
 it has measures and no spectrum, so that of it only ``svdhooks/measure/ledger_<field>`` and
-stock scalars are written.
+stock scalars are written. So it is with ``edges``, whose records are filed under the name
+of a pair of layers, ``<layer>-><next layer>``.
 
 The length ``n`` of a spectrum is constant per layer and point, and stands in the
 content of its tag (`spectrum_content`). A covariance of few samples has fewer
@@ -109,6 +112,11 @@ ON_REQUEST: dict[str, tuple[tuple[str, str], ...]] = {
     "ledger": (
         ("ledger", "input_null_share"),
         ("ledger", "nonlinearity_removed_share"),
+    ),
+    "spectral_edges": (("edges", "significant_share"), ("edges", "internal_in")),
+    "subspace_drift": (
+        ("subspace", "left_overlap_start"),
+        ("subspace", "right_overlap_start"),
     ),
 }
 """The same of quantities that the user asks for by name."""

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from torch import nn
+
 from svdhooks.conductor.differentiating import OfJacobians
 from svdhooks.conductor.observing import OfPoints
 from svdhooks.conductor.overhead import Part
+from svdhooks.flow import Flow
 from svdhooks.layers import LayerTable, Skipped
+from svdhooks.layers.pairs import LayerPair
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.quantities import (
     EdgeQuantity,
@@ -14,10 +18,19 @@ from svdhooks.quantities import (
     PointQuantity,
     Quantity,
     WeightQuantity,
+    WeightVectors,
+    needs_flow,
 )
 from svdhooks.quantities.fields import fields_of
+from svdhooks.quantities.protocols import Edge
+from svdhooks.quantities.spectral_edges import SpectralEdges
 
 Q = TypeVar("Q", bound=Quantity)
+NO_PAIRS = (
+    "no layer was seen to feed another directly; give SpectralEdges(pairs=[(name, "
+    "name), ...])"
+)
+_TRACED = SpectralEdges()
 
 
 class Choices:
@@ -27,14 +40,27 @@ class Choices:
         table: What to watch.
         taps: Further points to watch.
         undifferentiable: Why its Jacobians cannot be measured; None if they can.
+        model: The plain module.
     """
 
     def __init__(
-        self, table: LayerTable, taps: Sequence[Tap], undifferentiable: str | None
+        self,
+        table: LayerTable,
+        taps: Sequence[Tap],
+        undifferentiable: str | None,
+        model: nn.Module,
     ) -> None:
         self.table = table
         self.taps = tuple(taps)
         self.undifferentiable = undifferentiable
+        self.model = model
+        # it takes a walk through the flow to find them
+        self._found: dict[str, tuple[Flow, Sequence[Edge]]] = {}
+
+    @property
+    def flow(self) -> Flow:
+        """Which layer feeds which; empty where, or as long as, that is unknown."""
+        return Flow()
 
     @property
     def watched(self) -> tuple[Watched, ...]:
@@ -62,7 +88,7 @@ class Choices:
         if isinstance(quantity, WeightQuantity):
             return [layer for layer in self.table.layers if layer.tied_to is None]
         if isinstance(quantity, EdgeQuantity):
-            return quantity.edges(self.table)
+            return self.edges(quantity)
         if isinstance(quantity, JacobianQuantity):
             possible = probing and self.undifferentiable is None
             concerned = [x for x in self.watched if quantity.differentiated(x)]
@@ -70,6 +96,26 @@ class Choices:
         if not (probing and isinstance(quantity, PointQuantity)):
             return []
         return [layer for layer in self.watched if quantity.measured_points(layer)]
+
+    def edges(self, quantity: EdgeQuantity) -> Sequence[Any]:
+        """What a quantity measures between layers, as far as that is known.
+
+        Args:
+            quantity: The quantity.
+
+        Returns:
+            Its edges.
+        """
+        flow, found = self._found.get(quantity.name, (None, ()))
+        if flow is not self.flow:
+            found = quantity.edges(self.table, self.flow, self.model)
+            self._found[quantity.name] = self.flow, found
+        return found
+
+    def unknown_yet(self, quantity: Quantity) -> bool:
+        """Whether what a quantity is concerned with shows in a forward to come."""
+        edges = isinstance(quantity, EdgeQuantity)
+        return edges and needs_flow(quantity) and not self.flow
 
     def recorded(
         self, quantities: Sequence[Quantity]
@@ -95,13 +141,38 @@ class Choices:
     def skipped_points(self, quantities: Sequence[Quantity]) -> list[Skipped]:
         """Points of watched layers that no quantity measures, with the reason."""
         refused = {q.name: self.why_not(q) for q in quantities}
-        return [Skipped(name, text) for name, text in refused.items() if text] + [
-            Skipped(f"{layer.name} ({point})", f"{quantity.name}: {reason}")
+        unpaired = [
+            Skipped(pair, f"{quantity.name}: {reason}")
             for quantity in quantities
-            if isinstance(quantity, PointQuantity)
-            for layer in self.watched
-            for point, reason in quantity.skipped_points(layer).items()
+            if isinstance(quantity, SpectralEdges)
+            for pair, reason in quantity.refused(self.table, self.flow).items()
         ]
+        return [Skipped(name, text) for name, text in refused.items() if text] + [
+            *unpaired,
+            *(
+                Skipped(f"{layer.name} ({point})", f"{quantity.name}: {reason}")
+                for quantity in quantities
+                if isinstance(quantity, PointQuantity)
+                for layer in self.watched
+                for point, reason in quantity.skipped_points(layer).items()
+            ),
+        ]
+
+    def pairs(self, quantities: Sequence[Quantity]) -> list[LayerPair]:
+        """The layers that feed each other, as far as the log has to know.
+
+        Args:
+            quantities: What is measured.
+
+        Returns:
+            The pairs whose spectral neurons are compared, or can be from the vectors
+            that are stored.
+        """
+        for quantity in quantities:
+            if isinstance(quantity, SpectralEdges):
+                return list(self.edges(quantity))
+        stored = any(isinstance(quantity, WeightVectors) for quantity in quantities)
+        return list(self.edges(_TRACED)) if stored and self.flow else []
 
     def why_not(self, quantity: Quantity) -> str | None:
         """Why a quantity cannot be measured of this model at all.
@@ -112,8 +183,10 @@ class Choices:
         Returns:
             The reason; None if it can be.
         """
-        jacobians = isinstance(quantity, JacobianQuantity)
-        return self.undifferentiable if jacobians else None
+        if isinstance(quantity, JacobianQuantity):
+            return self.undifferentiable
+        lonely = isinstance(quantity, SpectralEdges) and not self.edges(quantity)
+        return NO_PAIRS if lonely and self.flow else None
 
     def of_points(self, quantities: Sequence[Quantity], chosen: set[Part]) -> OfPoints:
         """The chosen layers and taps of each quantity that observes points.

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from svdhooks.conductor.meta import meta_record, run_record
-from svdhooks.layers import Skipped
-from svdhooks.layers.tap import Watched
+from svdhooks.conductor.meta import Described, meta_record, run_record
 from svdhooks.record import Record
 from svdhooks.reports import Reporter
 from svdhooks.sinks import Sink
@@ -34,7 +32,7 @@ class Journal:
         records: Sequence[Record],
         run: Mapping[str, float | int],
         layout: object,
-        describe: Callable[[], tuple[Sequence[Watched], Sequence[Skipped]]],
+        describe: Callable[[], Described],
     ) -> None:
         """Write one step; a sink that fails does not keep the others from writing.
 
@@ -43,12 +41,11 @@ class Journal:
             records: Of layers.
             run: Of the whole run: what the record cost, where it stands.
             layout: What is watched, to be compared with that of the record before.
-            describe: Gives what is watched and what is skipped; asked where the layout
-                is new.
+            describe: Gives what is watched; asked where the layout is new.
         """
         whole = [run_record(step, run), *records]
         if self._described != layout:
-            whole.insert(0, meta_record(step, *describe(), self._settings))
+            whole.insert(0, meta_record(step, describe(), self._settings))
         # said once all have it: not where a sink fails or Ctrl-C comes in between
         self._described, described = None, layout
         for sink in self.sinks:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from svdhooks.conductor.choices import Choices
+from svdhooks import advice
+from svdhooks.conductor.choices import NO_PAIRS, Choices
 from svdhooks.conductor.differentiating import JacobianProbe, OfJacobians
 from svdhooks.conductor.measured import (
     PROBE_FAILED,
@@ -21,6 +22,7 @@ from svdhooks.conductor.weighing import WeightMeasurer
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.refusals import why_not_differentiated
 from svdhooks.distributed.team import Team
+from svdhooks.flow import Flow
 from svdhooks.layers import LayerTable
 from svdhooks.layers.sharding import as_stored
 from svdhooks.layers.tap import Tap, Watched
@@ -29,6 +31,7 @@ from svdhooks.quantities import (
     EdgeQuantity,
     Quantity,
     WeightQuantity,
+    needs_flow,
 )
 from svdhooks.reports import Reporter, status_of
 
@@ -64,8 +67,7 @@ class Measurer(Choices):
         team: Team | None = None,
         traced: bool = True,
     ) -> None:
-        super().__init__(table, taps, why_not_differentiated(model))
-        self.model = model
+        super().__init__(table, taps, why_not_differentiated(model), model)
         self._reporter = reporter
         self._exhausted = exhausted
         self._team = team or Team()
@@ -86,6 +88,53 @@ class Measurer(Choices):
     def rehearsed(self) -> bool:
         """Whether the probe was run once without measuring."""
         return self._probe.rehearsed
+
+    @property
+    def flow(self) -> Flow:
+        """Which layer feeds which; the same on all processes, or empty."""
+        return self._probe.agreed_flow
+
+    def trace(
+        self,
+        due: Sequence[Quantity],
+        step: int,
+        reference: ReferenceBatch | None,
+        turn: Turn | None,
+    ) -> Turn | None:
+        """Find out what feeds what, if what is due has to know; collective.
+
+        Args:
+            due: What is to be measured.
+            step: Optimiser updates contained in the weights.
+            reference: The reference batch, if one is known.
+            turn: What this process does of the probe; None: it is alone.
+
+        Returns:
+            What it does of it from now on.
+        """
+        waiting = [q for q in due if isinstance(q, EdgeQuantity) and needs_flow(q)]
+        if not waiting or self._probe.agreed or not self._probing(reference, turn):
+            return turn
+        now = turn or Turn(rehearses=not self._probe.rehearsed)
+        self._probe.failure = None
+        if now.rehearses:
+            self._rehearse_first(step, reference, now)
+        if self._probe.failure is not None:
+            return turn  # the points will fail, and say so
+        self._probe.agree(now)
+        for quantity in waiting:
+            if not self.edges(quantity):
+                advice.nothing_to_measure(self._reporter, quantity.name, NO_PAIRS)
+        return None if turn is None else replace(turn, rehearses=False)
+
+    def _rehearse_first(
+        self, step: int, reference: ReferenceBatch | None, turn: Turn
+    ) -> None:
+        def rehearse() -> None:
+            if turn.runs and reference is not None:
+                self.rehearse(reference)
+
+        self._probe.rehearse_first(step, rehearse)
 
     def rehearse(self, reference: ReferenceBatch) -> None:
         """Run the probe once without measuring: does it work, who is called how often.
@@ -195,12 +244,8 @@ class Measurer(Choices):
         measured: Measured,
         turn: Turn,
     ) -> None:
-        def rehearse() -> None:
-            if turn.runs and reference is not None:
-                self.rehearse(reference)
-
         if turn.rehearses:  # which traces what feeds what
-            self._probe.rehearse_first(step, rehearse)
+            self._rehearse_first(step, reference, turn)
         if self._probe.failure is not None:  # it was said; the model would fail again
             status = f"{PROBE_FAILED}: {self._probe.failure}"
             found = self._jacobians.failed(of_jacobians, step, status)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,27 @@ from svdhooks.layers.tap import Watched
 from svdhooks.record import Record
 
 
-def meta_record(
-    step: int,
-    watched: Sequence[Watched],
-    skipped: Sequence[Skipped],
-    settings: Mapping[str, Any],
-) -> Record:
+@dataclass(frozen=True)
+class Described:
+    """What a log says of the model.
+
+    Attributes:
+        watched: Layers and taps, in the model's order.
+        skipped: What is not watched, and why.
+        pairs: Layers that feed each other, described.
+    """
+
+    watched: Sequence[Watched]
+    skipped: Sequence[Skipped] = ()
+    pairs: Sequence[Mapping[str, Any]] = ()
+
+
+def meta_record(step: int, model: Described, settings: Mapping[str, Any]) -> Record:
     """Describe what is watched, how, and what is not.
 
     Args:
         step: Optimiser updates contained in the weights.
-        watched: Layers and taps, in the model's order.
-        skipped: What is not watched.
+        model: What is watched and what is not.
         settings: The recorder's configuration.
 
     Returns:
@@ -34,10 +44,12 @@ def meta_record(
         "schema": schema.VERSION,
         "svdhooks": svdhooks.__version__,
         "start_step": settings.get("start_step") or 0,
-        "layers": [layer.describe() for layer in watched],
-        "skipped": [{"name": entry.name, "reason": entry.reason} for entry in skipped],
+        "layers": [layer.describe() for layer in model.watched],
+        "skipped": [{"name": x.name, "reason": x.reason} for x in model.skipped],
         "settings": dict(settings),
     }
+    if model.pairs:
+        described["pairs"] = [dict(pair) for pair in model.pairs]
     return Record(step, "", "meta", {"json": np.array(json.dumps(described))})
 
 

@@ -1,6 +1,6 @@
 """The models of a recorder: the only one, or several by name."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,24 @@ from torch import nn
 
 from svdhooks import advice
 from svdhooks.conductor.measured import Measured
-from svdhooks.conductor.naming import by_name, check_distinct, check_several
+from svdhooks.conductor.naming import (
+    by_name,
+    check_distinct,
+    check_pairs,
+    check_several,
+)
 from svdhooks.conductor.overhead import OverheadGuard, Part
+from svdhooks.conductor.roster import Roster
 from svdhooks.conductor.settings import Settings
 from svdhooks.conductor.watched import WatchedModel
 from svdhooks.distributed.meeting import Turn, take_turns
 from svdhooks.distributed.team import Team
-from svdhooks.layers import Skipped
-from svdhooks.layers.tap import Watched
 from svdhooks.probe import ReferenceBatch
 from svdhooks.quantities import PointQuantity, Quantity
 from svdhooks.reports import Reporter
 
 
-class Models:
+class Models(Roster):
     """What is watched, of one model or of several.
 
     Args:
@@ -51,13 +55,15 @@ class Models:
             check_several(named, settings)
         self._reporter = reporter
         self._guard = guard
-        self._models = [
+        models = [
             WatchedModel(
                 name, called, settings.of(name), directory, reporter, guard, team
             )
             for name, called in named.items()
         ]
+        super().__init__(models)
         check_distinct([x.name for x in self.watched])
+        check_pairs(settings.quantities, [m.measurer.table for m in self])
         self._team = team
         self._references: list[ReferenceBatch | None] = [None for _ in self._models]
         self._turns: list[Turn | None] = [None for _ in self._models]
@@ -76,72 +82,6 @@ class Models:
         """
         for model in self:
             model.check_probe()
-
-    def __iter__(self) -> Iterator[WatchedModel]:
-        return iter(self._models)
-
-    @property
-    def watched(self) -> tuple[Watched, ...]:
-        """All layers and taps, in the order of the models."""
-        return tuple(x for model in self for x in model.measurer.watched)
-
-    @property
-    def layout(self) -> object:
-        """Differs from an earlier one where something else is watched."""
-        return [(m.measurer.table, m.measurer.taps) for m in self]
-
-    def describe(
-        self, quantities: Sequence[Quantity]
-    ) -> tuple[Sequence[Watched], Sequence[Skipped]]:
-        """What is watched, and what is not.
-
-        Args:
-            quantities: What is measured.
-
-        Returns:
-            Layers and taps; modules, parameters and points with the reason.
-        """
-        skipped = [
-            entry
-            for model in self
-            for entry in (
-                *model.measurer.table.skipped,
-                *model.measurer.skipped_points(quantities),
-            )
-        ]
-        return self.watched, skipped
-
-    def recorded(
-        self, quantities: Sequence[Quantity]
-    ) -> dict[str, dict[str, tuple[str, ...]]]:
-        """Which measures will be recorded of what.
-
-        Args:
-            quantities: What is measured.
-
-        Returns:
-            Layer, tap or edge -> point -> names of measures.
-        """
-        whole: dict[str, dict[str, tuple[str, ...]]] = {}
-        for model in self:
-            for name, fields in model.measurer.recorded(quantities).items():
-                whole.setdefault(name, {}).update(fields)
-        return whole
-
-    def idle(self, quantities: Sequence[Quantity]) -> dict[str, str | None]:
-        """Which quantities have nothing to measure, as far as that is known, and why.
-
-        Args:
-            quantities: What is measured.
-
-        Returns:
-            Names -> reason; None: there is no layer of the kind.
-        """
-        if any(model.measurer.table.incomplete for model in self):
-            return {}
-        concerned = {name for name, _ in self.parts(quantities, probing=True)}
-        why_not = self._models[0].measurer.why_not
-        return {q.name: why_not(q) for q in quantities if q.name not in concerned}
 
     # --- what passes the points -----------------------------------------------------
 
@@ -199,7 +139,7 @@ class Models:
         parts = self.parts(coming, probing=True)
         chosen = self._guard.choose(parts, [q.name for q in points])
         for model in self:
-            model.open_windows(new, chosen)
+            model.open_windows(model.measurer.of_points(new, chosen))
 
     def close_windows(self) -> None:
         """Observe the training no more."""
@@ -230,6 +170,8 @@ class Models:
         self.look_again()
         self._references = [model.usable_reference(due, first) for model in self]
         if self._team.alone:
+            for model, reference in zip(self, self._references, strict=True):
+                model.trace(step, due, reference, None)
             return [
                 reference is not None or bool(model.observing)
                 for model, reference in zip(self, self._references, strict=True)
@@ -239,7 +181,11 @@ class Models:
             for model, reference in zip(self, self._references, strict=True)
         ]
         turns = take_turns(self._team, step, [q.name for q in due], standings)
-        self._turns = list(turns)
+        several = zip(self, self._references, turns, strict=True)
+        self._turns = [
+            model.trace(step, due, reference, turn)
+            for model, reference, turn in several
+        ]
         for model, turn in zip(self, turns, strict=True):
             if first or not turn.missing or model.unprobed is not None:
                 continue
@@ -248,26 +194,6 @@ class Models:
             else:
                 advice.without_batch(self._reporter, turn.missing, model.name)
         return [turn.possible for turn in turns]
-
-    def parts(
-        self, quantities: Sequence[Quantity], probing: bool | Sequence[bool]
-    ) -> list[Part]:
-        """What can be measured, quantity by quantity, in the order of the models.
-
-        Args:
-            quantities: Those due.
-            probing: Whether the points can be observed; for each model, or of all.
-
-        Returns:
-            Pairs of quantity name and layer name.
-        """
-        each = [probing] * len(self._models) if isinstance(probing, bool) else probing
-        return [
-            part
-            for quantity in quantities
-            for model, known in zip(self, each, strict=True)
-            for part in model.measurer.parts([quantity], known)
-        ]
 
     def measure(
         self, step: int, due: Sequence[Quantity], chosen: set[Part]

@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from svdhooks.conductor.settings import Settings
+from svdhooks.flow.pairs import user_pairs
+from svdhooks.layers import LayerTable
 from svdhooks.layers.tap import check_taps
+from svdhooks.quantities import Quantity, SpectralEdges
 
 
 def by_name(model: object) -> Mapping[str, nn.Module]:
@@ -54,6 +57,34 @@ def check_distinct(names: Sequence[str]) -> None:
             f"taps= gives {repeated} the name of a layer of another model; choose another "
             "name."
         )
+
+
+def check_pairs(quantities: Sequence[Quantity], tables: Sequence[LayerTable]) -> None:
+    """Refuse given pairs of layers that are not there or do not fit.
+
+    Args:
+        quantities: What is measured.
+        tables: What is watched of each model.
+
+    Raises:
+        ValueError: If a layer is unknown, or two cannot be compared.
+    """
+    if any(table.incomplete for table in tables):
+        return  # lazy modules have no shapes yet
+    given = [
+        pair
+        for quantity in quantities
+        if isinstance(quantity, SpectralEdges)
+        for pair in quantity.pairs or ()
+    ]
+    user_pairs(given, [layer for table in tables for layer in table.layers])
+    named = [{layer.name for layer in table.layers} for table in tables]
+    for pair in given:
+        if not any(names.issuperset(pair) for names in named):
+            raise ValueError(
+                f"SpectralEdges(pairs=[{tuple(pair)!r}]): found layers of two models; "
+                "expected both of one."
+            )
 
 
 def check_several(named: Mapping[str, nn.Module], settings: Settings) -> None:

@@ -42,6 +42,7 @@ class Probe:
         rehearsed: Whether it was run once without measuring.
         silent: What that run did not call, as it said then.
         flow: Which layer feeds which, as seen in that run; empty if it was not traced.
+        agreed: Whether all processes know the same flow.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Probe:
         self.failure: str | None = None
         self.silent: frozenset[str] = frozenset()
         self.flow = Flow()
+        self.agreed = False
         self._model = model
         self._options = options
         self._forward = forward
@@ -71,6 +73,22 @@ class Probe:
     def rehearsed(self) -> bool:
         """Whether it is known which module is called how often."""
         return bool(self._calls)
+
+    @property
+    def agreed_flow(self) -> Flow:
+        """That of all processes; empty until `agree`. Of a process alone it is its own."""
+        return self.flow if self._team.alone or self.agreed else Flow()
+
+    def agree(self, turn: Turn) -> None:
+        """Let all processes know what one of them saw; collective.
+
+        Args:
+            turn: Says whose forward it is.
+        """
+        mine = self.flow if self._team.rank == turn.keeper else None
+        if not self._team.alone:
+            self.flow = self._team.exchange(mine)[turn.keeper] or Flow()
+        self.agreed = True
 
     def rehearse(
         self, reference: ReferenceBatch, watched: Sequence[Watched]

@@ -11,6 +11,7 @@ from svdhooks import advice
 from svdhooks.conductor.delayed import Delayed
 from svdhooks.conductor.journal import Journal
 from svdhooks.conductor.measured import Measured
+from svdhooks.conductor.meta import Described
 from svdhooks.conductor.models import Models
 from svdhooks.conductor.outcome import Outcome, united
 from svdhooks.conductor.overhead import OverheadGuard, Part
@@ -200,8 +201,14 @@ class Recording:
         self, step: int, measured: Measured, run: Mapping[str, float | int]
     ) -> None:
         models, quantities = self._models, self._settings.quantities
-        describe = functools.partial(models.describe, quantities)
-        self.journal.write(step, measured.records, run, models.layout, describe)
+        pairs = models.pairs(quantities)
+        layout = models.layout, [pair["name"] for pair in pairs]
+
+        def describe() -> Described:
+            watched, skipped = models.describe(quantities)
+            return Described(watched, skipped, pairs)
+
+        self.journal.write(step, measured.records, run, layout, describe)
 
 
 def _synchronise() -> None:

@@ -1,14 +1,15 @@
 """One of the models of a recorder: its layers, its reference batch, its measurer."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
 from svdhooks import advice
 from svdhooks.conductor.batches import check_number, forget_others, name_of
+from svdhooks.conductor.listening import Listening
 from svdhooks.conductor.measured import Measured
 from svdhooks.conductor.measuring import Measurer
 from svdhooks.conductor.overhead import OverheadGuard, Part
@@ -21,12 +22,12 @@ from svdhooks.layers import LayerTable, named_modules, unwrap
 from svdhooks.layers.several import find_layers_of, modules_of
 from svdhooks.layers.tap import Tap, find_taps, taps_left
 from svdhooks.probe import Forward, ReferenceBatch
-from svdhooks.quantities import Quantity, needs_flow, needs_probe
+from svdhooks.quantities import Quantity, WeightVectors, needs_flow, needs_probe
 from svdhooks.reference import ReferenceKeeper
 from svdhooks.reports import Reporter
 
 
-class WatchedModel:
+class WatchedModel(Listening):
     """A model, and how what passes its points becomes known.
 
     Args:
@@ -69,12 +70,12 @@ class WatchedModel:
         self.unprobed = why_not_probed(called)
         self._present = modules_of(called)
         self.measurer = self._measurer_of(table)
-        self._stream: Stream | None = None
+        stream: Stream | None = None
         if settings.observe == "training":
             refuse_compiled(called)
             model, options = self.measurer.model, settings.probe_options
-            self._stream = Stream(model, options, reporter, guard.timed, team)
-        self.reference = ReferenceKeeper(
+            stream = Stream(model, options, reporter, guard.timed, team)
+        reference = ReferenceKeeper(
             called,
             settings.probe,
             settings.probe_options,
@@ -84,6 +85,7 @@ class WatchedModel:
             reporter,
             name_of(name, team.rank),
         )
+        super().__init__(reference, stream)
         self._stored = False
 
     def _find(self) -> LayerTable:
@@ -100,7 +102,7 @@ class WatchedModel:
             self._guard.exhausted if self._team.alone else lambda: False,
             self._taps(table, at_setup),
             self._team,
-            any(map(needs_flow, self._settings.quantities)),
+            any(map(_uses_flow, self._settings.quantities)),
         )
 
     def _taps(self, table: LayerTable, at_setup: bool) -> tuple[Tap, ...]:
@@ -154,41 +156,6 @@ class WatchedModel:
 
     # --- what passes the points -----------------------------------------------------
 
-    def listen(self) -> None:
-        """Capture a reference batch from the training, unless none is needed."""
-        if self._stream is None:
-            self.reference.listen()
-
-    def offer(self, batch: Any) -> None:
-        """Take a training batch as the reference, unless none is needed."""
-        if self._stream is None:
-            self.reference.offer(batch)
-
-    def begin_batch(self, batch: Any) -> None:
-        """A training batch begins; only of interest while a window is open."""
-        if self._stream is not None:
-            self._stream.begin_batch(batch)
-
-    @property
-    def observing(self) -> Set[str]:
-        """Names of the quantities for which the training is being observed."""
-        return set() if self._stream is None else self._stream.observing
-
-    def open_windows(self, quantities: Sequence[Quantity], chosen: set[Part]) -> None:
-        """Begin to observe the training, until these quantities are recorded.
-
-        Args:
-            quantities: Those due soon.
-            chosen: Which (quantity, layer) to observe.
-        """
-        if self._stream is not None:
-            self._stream.open(self.measurer.of_points(quantities, chosen))
-
-    def close_windows(self) -> None:
-        """Observe the training no more."""
-        if self._stream is not None:
-            self._stream.close()
-
     def usable_reference(
         self, due: Sequence[Quantity], first: bool
     ) -> ReferenceBatch | None:
@@ -219,6 +186,28 @@ class WatchedModel:
         if probing and batch is None and not first and self._team.alone:
             advice.no_probe(self._reporter, self.name)
         return batch
+
+    def trace(
+        self,
+        step: int,
+        due: Sequence[Quantity],
+        reference: ReferenceBatch | None,
+        turn: Turn | None,
+    ) -> Turn | None:
+        """Find out which layer feeds which, if what is due has to know; collective.
+
+        Args:
+            step: Optimiser updates contained in the weights.
+            due: What is to be measured.
+            reference: The reference batch, if one is usable.
+            turn: What this process does of the probe; None: it is alone.
+
+        Returns:
+            What it does of it from now on.
+        """
+        if self._stream is not None:
+            return turn
+        return self.measurer.trace(due, step, reference, turn)
 
     def standing(self, reference: ReferenceBatch | None) -> Standing:
         """What this process has of the model when a record begins.
@@ -297,3 +286,8 @@ class WatchedModel:
         """Remove all hooks."""
         self.reference.stop_listening()
         self.close_windows()
+
+
+def _uses_flow(quantity: Quantity) -> bool:
+    """Whether a forward is traced for a quantity, if there is one anyway."""
+    return needs_flow(quantity) or isinstance(quantity, WeightVectors)

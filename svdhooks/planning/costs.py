@@ -12,7 +12,12 @@ from svdhooks import linalg
 from svdhooks.distributed.shards import is_sharded
 from svdhooks.layers import Layer
 from svdhooks.linalg.units import UnitStatistics
-from svdhooks.quantities import EdgeQuantity, WeightQuantity
+from svdhooks.quantities import (
+    EdgeQuantity,
+    SpectralEdges,
+    WeightQuantity,
+    WeightVectors,
+)
 from svdhooks.quantities.drift import SubspaceDrift
 from svdhooks.quantities.update import UpdateSpectrum
 
@@ -80,8 +85,12 @@ class Timer:
         return Costs(seconds, converted + 3 * 8 * side * side, kept)
 
     def of_edge(self, quantity: EdgeQuantity, edge: Any) -> Costs:
-        """Measure the cost of an edge, once for all: edges of a model are alike."""
-        key, whole = (quantity.name,), _whole_edge(edge)
+        """Measure the cost of an edge, once for all edges between such shapes."""
+        held = [x for x in vars(edge).values() if isinstance(x, Layer)]
+        if isinstance(quantity, SpectralEdges):  # which decomposes its two weights
+            vectors = WeightVectors(quantity.k or 2**31)
+            return sum((self.of_weight(vectors, layer) for layer in held), Costs())
+        key, whole = (quantity.name, *(x.shape for x in held)), _whole_edge(edge)
         return Costs(self._time(key, lambda: quantity.measure_edge(whole, 0)))
 
     def of_covariance(self, samples: int, features: int) -> Costs:

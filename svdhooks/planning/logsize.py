@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks import linalg
-from svdhooks.conductor.meta import meta_record, run_record
+from svdhooks.conductor.meta import Described, meta_record, run_record
 from svdhooks.layers import Layer
 from svdhooks.layers.tap import Watched
 from svdhooks.planning.trial import Trial
@@ -64,7 +64,7 @@ def bytes_per_record(
                 for record in _records(step, quantity, layer, trial.counts, samples)
             ]
             found += [replace(record, step=step) for record in trial.records]
-            head = [meta_record(0, watched, (), {})] if step == 0 else []
+            head = [meta_record(0, Described(watched), {})] if step == 0 else []
             sink.write([*head, run_record(step, _RUN), *found])
             sizes.append(_size(Path(directory)))
         sink.close()

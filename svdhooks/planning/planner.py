@@ -139,12 +139,17 @@ class _Planner:
         found = [self._row(x) for x in measurer.watched]
         for quantity in self._quantities:
             if isinstance(quantity, EdgeQuantity):
-                for edge in quantity.edges(measurer.table):
-                    costs = {quantity.name: self._timer.of_edge(quantity, edge)}
-                    found.append(
-                        PlannedLayer(edge.name, "attention", None, 0, "gram", costs)
-                    )
+                for edge in measurer.edges(quantity):
+                    costs = {quantity.name: self._of_edge(quantity, edge)}
+                    kind = getattr(edge, "kind", "attention")
+                    found.append(PlannedLayer(edge.name, kind, None, 0, "gram", costs))
         return found
+
+    def _of_edge(self, quantity: EdgeQuantity, edge: Any) -> Costs:
+        seconds = self._trial.seconds.get((quantity.name, edge.name))
+        if seconds is not None:
+            return Costs(seconds)
+        return self._timer.of_edge(quantity, edge)
 
     def _row(self, layer: Watched) -> PlannedLayer:
         costs = {q.name: self._costs(q, layer) for q in self._quantities}
@@ -159,6 +164,8 @@ class _Planner:
         )
 
     def _costs(self, quantity: Quantity, layer: Watched) -> Costs | None:
+        if isinstance(quantity, EdgeQuantity):
+            return None
         if isinstance(quantity, WeightQuantity):
             if not isinstance(layer, Layer) or layer.tied_to is not None:
                 return None

@@ -18,6 +18,7 @@ from svdhooks.quantities.protocols import (
     needs_probe,
 )
 from svdhooks.quantities.resolve import resolve_quantities
+from svdhooks.quantities.spectral_edges import SpectralEdges
 from svdhooks.quantities.spread import COVARIANCE_MEASURES
 from svdhooks.quantities.tokens import TokenRank
 from svdhooks.quantities.update import UpdateSpectrum
@@ -38,6 +39,7 @@ __all__ = [
     "PointObserver",
     "PointQuantity",
     "Quantity",
+    "SpectralEdges",
     "TokenRank",
     "UpdateSpectrum",
     "WeightQuantity",

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from svdhooks import linalg
+from svdhooks.flow import Flow
 from svdhooks.layers import AttentionPair, LayerTable
 from svdhooks.quantities.values import NON_FINITE, pack, unknown
 from svdhooks.record import OK, Record
@@ -34,7 +36,12 @@ class AttentionLogits:
         """Under which its records are filed."""
         return "attention_logits"
 
-    def edges(self, table: LayerTable) -> Sequence[AttentionPair]:
+    def edges(
+        self,
+        table: LayerTable,
+        flow: Flow,  # noqa: ARG002  # the protocol's
+        model: nn.Module | None = None,  # noqa: ARG002
+    ) -> Sequence[AttentionPair]:
         """The query and key projections that belong together."""
         return table.attention
 

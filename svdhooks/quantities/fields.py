@@ -16,6 +16,7 @@ from svdhooks.quantities.light import Light
 from svdhooks.quantities.local_rank import POINT, JacobianSpectrum, measures_of
 from svdhooks.quantities.moments import MOMENT_MEASURES, PointMoments
 from svdhooks.quantities.protocols import PointQuantity, Quantity
+from svdhooks.quantities.spectral_edges import EDGE_MEASURES, SpectralEdges
 from svdhooks.quantities.spread import COVARIANCE_MEASURES
 from svdhooks.quantities.tokens import TOKEN_MEASURES, TokenRank
 from svdhooks.quantities.update import UPDATE_MEASURES, UpdateSpectrum
@@ -48,6 +49,8 @@ def fields_of(quantity: Quantity, subject: object) -> Mapping[str, tuple[str, ..
             return {"subspace": DRIFT_MEASURES} if single else {}
         case AttentionLogits():
             return {"attention_logits": LOGIT_MEASURES}
+        case SpectralEdges():
+            return {"edges": EDGE_MEASURES}
         case ExpertLoad():
             return {"expert_load": EXPERT_LOAD_MEASURES}
         case JacobianSpectrum():

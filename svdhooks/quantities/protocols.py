@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from svdhooks.flow import Flow
 from svdhooks.jacobians.options import JacobianOptions, LayerJacobian
@@ -70,10 +70,25 @@ class Edge(Protocol):
 
 @runtime_checkable
 class EdgeQuantity(Quantity, Protocol):
-    """Measured from the weights of several layers; needs no data."""
+    """Measured from the weights of several layers; needs no data.
 
-    def edges(self, table: LayerTable) -> Sequence[Edge]:
-        """What there is to measure in a model."""
+    One that says ``needs_flow`` has to know which layer feeds which, so that the model is
+    run once for it.
+    """
+
+    def edges(
+        self, table: LayerTable, flow: Flow, model: nn.Module | None = None
+    ) -> Sequence[Edge]:
+        """What there is to measure in a model.
+
+        Args:
+            table: What is watched.
+            flow: Which layer feeds which; empty where, or as long as, that is unknown.
+            model: The plain module, for what lies between layers.
+
+        Returns:
+            The edges; their attributes that are layers say which weights are read.
+        """
         ...
 
     def measure_edge(self, edge: Any, step: int) -> Record:
@@ -212,8 +227,11 @@ def needs_probe(quantity: Quantity) -> bool:
         quantity: Any.
 
     Returns:
-        True for what is measured at points, and from Jacobians.
+        True for what is measured at points, from Jacobians, and from weights of layers
+        that have to be known to feed each other.
     """
+    if isinstance(quantity, EdgeQuantity):
+        return needs_flow(quantity)
     return isinstance(quantity, (PointQuantity, JacobianQuantity))
 
 

@@ -17,6 +17,7 @@ from svdhooks.quantities.protocols import (
     Quantity,
     WeightQuantity,
 )
+from svdhooks.quantities.spectral_edges import SpectralEdges
 from svdhooks.quantities.tokens import TokenRank
 from svdhooks.quantities.update import UpdateSpectrum
 from svdhooks.quantities.vectors import WeightVectors
@@ -32,6 +33,7 @@ _BY_NAME: dict[str, Callable[[], Quantity]] = {
     "token_rank": TokenRank,
     "attention_logits": AttentionLogits,
     "expert_load": ExpertLoad,
+    "spectral_edges": SpectralEdges,
     "update_spectrum": UpdateSpectrum,
     "weight_vectors": WeightVectors,
     "moments": PointMoments,

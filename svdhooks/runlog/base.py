@@ -114,6 +114,16 @@ class Run:
         return dict(self._table.described.get(layer, {}))
 
     @property
+    def pairs(self) -> tuple[dict[str, Any], ...]:
+        """The layers that feed each other, with ``source``, ``target``, ``kind``, ``stream``.
+
+        Known where ``"spectral_edges"`` were recorded, or vectors and a probe.
+        """
+        metas = reversed(self._table.metas)
+        latest = next((m["pairs"] for _, m in metas if "pairs" in m), ())
+        return tuple(dict(row) for row in latest)
+
+    @property
     def damage(self) -> dict[str, int]:
         """What could not be read, or no longer counts, as far as it was met.
 

@@ -18,10 +18,12 @@ class Index:
 
     Attributes:
         events: The measurements that failed or carry a mark.
+        pairs: The layers that feed each other.
     """
 
     def __init__(self) -> None:
         self.events: list[Record] = []
+        self.pairs: tuple[dict[str, Any], ...] = ()
         self._taken: list[Record] = []
         self._layers: dict[str, None] = {}
         self._metrics: dict[str, tuple[str, str]] = {}
@@ -45,9 +47,11 @@ class Index:
         self._taken.extend(new)
         for record in new:
             if record.quantity == "meta":
-                rows = json.loads(record.values["json"].item()).get("layers", [])
+                meta = json.loads(record.values["json"].item())
+                rows = meta.get("layers", [])
                 self._layers = dict.fromkeys(row["name"] for row in rows) | self._layers
                 self._described |= {row["name"]: row for row in rows}
+                self.pairs = tuple(meta.get("pairs", ())) or self.pairs
             elif record.layer:
                 self._take_layer(record)
             else:

@@ -95,6 +95,11 @@ class MemorySink:
         return self._read().run_metrics
 
     @property
+    def pairs(self) -> tuple[dict[str, Any], ...]:
+        """The layers that feed each other, with ``source``, ``target``, ``kind``, ``stream``."""
+        return self._read().pairs
+
+    @property
     def events(self) -> tuple[Record, ...]:
         """The measurements that failed or carry a mark, of all layers."""
         return tuple(self._read().events)

@@ -36,7 +36,12 @@ class Moody(nn.Module):
 
 def _watch(model: nn.Module, **options: Any) -> tuple[Any, MemorySink]:
     sink = MemorySink()
-    options = {"every": 1, "quantities": [ALWAYS, Ledger()], **options}
+    options = {
+        "every": 1,
+        "max_overhead": None,  # a loaded machine must not leave a record out
+        "quantities": [ALWAYS, Ledger()],
+        **options,
+    }
     return svdhooks.watch(model, None, sinks=[sink], **options), sink
 
 

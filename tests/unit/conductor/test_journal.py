@@ -8,6 +8,7 @@ import pytest
 
 import svdhooks
 from svdhooks.conductor.journal import Journal, check_sinks
+from svdhooks.conductor.meta import Described
 from svdhooks.layers import find_layers
 from svdhooks.record import Record
 from svdhooks.reports import RecordingWarning, Reporter
@@ -28,7 +29,8 @@ class _Fails(MemorySink):
 
 def _write(journal: Journal, step: int, table: Any) -> None:
     record = Record(step, "0", "weight_spectrum", {"spectrum": np.ones(3)})
-    journal.write(step, [record], {"seconds": 0.5}, table, lambda: (table.layers, ()))
+    described = Described(table.layers)
+    journal.write(step, [record], {"seconds": 0.5}, table, lambda: described)
 
 
 def _told(sink: MemorySink) -> list[tuple[int, str]]:

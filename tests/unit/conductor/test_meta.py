@@ -8,7 +8,7 @@ from torch import nn
 
 import svdhooks
 from svdhooks import schema
-from svdhooks.conductor.meta import meta_record, run_record
+from svdhooks.conductor.meta import Described, meta_record, run_record
 from svdhooks.layers import Skipped, find_layers
 from tests.models import Tied
 
@@ -24,7 +24,7 @@ class Bare(nn.Module):
 def _described(model: nn.Module, **settings: object) -> dict[str, object]:
     table = find_layers(model)
     skipped = [*table.skipped, Skipped("head (output)", "covariance: too wide")]
-    record = meta_record(7, table.layers, skipped, settings)
+    record = meta_record(7, Described(table.layers, skipped), settings)
     assert (record.step, record.layer, record.quantity) == (7, "", "meta")
     return json.loads(str(record.values["json"]))
 
