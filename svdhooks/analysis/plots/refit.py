@@ -31,9 +31,12 @@ _MARKERS = ("o", "s", "^", "D", "v", "x", "P")
 _SIDES = {
     "left": "left vectors",
     "right": "right vectors",
+    "signal": "signals",
+    "units": "matched units",
     "adjacency": "adjacency",
-    "function": "function",
 }
+# up to here the ks are drawn evenly
+_LINEAR = 24
 _WANTED = ("arm", "layer", "side", "k", "mean", "low", "high")
 Row = Mapping[str, Any]
 
@@ -64,12 +67,17 @@ def plot_refit(rows: Iterable[Row]) -> Figure:
     lines = math.ceil(len(panels) / columns)
     figure = new_figure(2.2 + 3.0 * columns, 0.8 + 2.6 * lines)
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
-    for place, ((layer, side), found) in enumerate(panels.items()):
+    logarithmic = max((row["k"] or 0) for row in table) > _LINEAR
+    lowest = min(0.0, *(float(row["low"]) for row in table))
+    for place, (named, found) in enumerate(panels.items()):
         panel: Axes = axes.flat[place]
         _draw(panel, found, arms)
-        panel_title(
-            panel, f"{shown(_arrow(layer), 22)}, {_SIDES.get(side, shown(side, 18))}"
-        )
+        panel_title(panel, _title(*named))
+        if logarithmic and _is_curve(found):
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter("{x:g}")
+    # shared by all panels
+    axes[0, 0].set_ylim(max(lowest, -1.0) - 0.03, 1.03)
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
     for panel in axes[:, 0]:
@@ -113,8 +121,12 @@ def _arms(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _arrow(pair: str) -> str:
-    return pair.replace("->", " → ")
+def _title(layer: str, side: str) -> str:
+    name = shown(layer.replace("->", " → "), 28)
+    # of the function as a whole the layer says what is compared
+    return (
+        name if side == "function" else f"{name}, {_SIDES.get(side, shown(side, 18))}"
+    )
 
 
 def _is_curve(rows: Sequence[Row]) -> bool:
@@ -141,11 +153,10 @@ def _draw(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
             _draw_points(axes, own, _style(place), place)
     _draw_chance(axes, rows, curve=curve)
     if curve:
-        label(axes, "k, leading singular vectors")
+        label(axes, "k, leading vectors")
     else:
         axes.set_xticks([])
         axes.set_xlim(-0.7, len(arms) - 0.3)
-    axes.set_ylim(min(0.0, *(float(row["low"]) for row in rows)) - 0.03, 1.03)
     axes.grid(axis="y", lw=0.4, alpha=0.5)
     quiet(axes)
 

@@ -11,10 +11,10 @@ from matplotlib import rcParams
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import rgb_to_hsv
 from matplotlib.patches import Rectangle
-from svdhooks.analysis.graph import PairAdjacency, SpectralGraph
 
 from svdhooks import linalg
 from svdhooks.analysis.descrambling import DescrambledLayer
+from svdhooks.analysis.graph import PairAdjacency, SpectralGraph
 from svdhooks.analysis.plots import (
     plot_adjacency,
     plot_descrambled,
@@ -400,7 +400,7 @@ def test_curves_come_before_points_and_every_layer_has_its_panel():
         "a, right vectors",
         "b, right vectors",
         "c, right vectors",
-        "all, function",
+        "all",
     ]
 
 
