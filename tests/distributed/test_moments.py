@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import distribute_tensor
 
 import svdhooks
 from svdhooks.analysis import layer_snapshot
@@ -132,6 +134,30 @@ def test_a_training_observed_by_two_processes(ranks: Ranks, tmp_path: Path) -> N
     moments = only(expected, "moments")
     check_same(only(found[0], "moments"), moments, rel=1e-4)
     assert {key[0] for key, x in moments.items() if x["status"] == "ok"} >= {2, 4}
+
+
+def separate(rank: int) -> list[float]:
+    """Query, key and value of different weights, and one bias that they share."""
+    torch.manual_seed(0)
+    model = fully_shard(nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True))
+    with torch.no_grad():
+        bias = torch.arange(24.0)
+        local = distribute_tensor(
+            bias, model.in_proj_bias.device_mesh, model.in_proj_bias.placements
+        )
+        model.in_proj_bias.copy_(local)
+    sink = svdhooks.MemorySink()
+    quantities = [svdhooks.WeightVectors(k=None)]
+    with svdhooks.watch(model, None, quantities=quantities, sinks=[sink]) as recorder:
+        assert recorder._team.broken is None
+    told = [sink.vectors(name)[1] for name in sink.layers] if rank == 0 else []
+    return [float(x) for found in told for x in found["bias"][0]]
+
+
+def test_a_bias_that_several_layers_share_keeps_nobody_waiting(ranks: Ranks) -> None:
+    first, second = ranks.run(2, separate)
+    assert first[:24] == list(range(24))
+    assert (len(first), second) == (32, [])
 
 
 def test_fsdp1_gathers_biases_with_weights(ranks: Ranks, tmp_path: Path) -> None:

@@ -124,6 +124,36 @@ def test_training_is_bit_identical_with_jacobians_and_ledger(tmp_path):
     assert {("conv", "jacobian"), ("head", "jacobian"), ("head", "ledger")} <= measured
 
 
+@pytest.mark.parametrize("observe", ["probe", "training"])
+def test_training_is_bit_identical_with_vectors_moments_and_drift(tmp_path, observe):
+    """Hazard 8: what is stored is a copy, and reading biases changes nothing."""
+    memory, every = MemorySink(), svdhooks.every(2)
+
+    def watch(model: nn.Module) -> svdhooks.Recorder:
+        return svdhooks.watch(
+            model,
+            tmp_path,
+            every=2,
+            quantities=[
+                svdhooks.WeightVectors(k=None, schedule=every),
+                svdhooks.PointMoments(schedule=every),
+                svdhooks.SubspaceDrift(k=2),
+            ],
+            observe=observe,
+            max_overhead=None,
+            sinks=[memory],
+            on_error="raise",
+        )
+
+    _check_unchanged(watch)
+    measured = {(r.layer, r.point) for r in memory.records if r.layer and r.ok}
+    assert {
+        ("conv", "input_moments"),
+        ("attention.v_proj", "output_moments"),
+    } <= measured
+    assert {("spectral", "weight"), ("conv", "subspace")} <= measured
+
+
 def test_a_probe_without_isolation_would_have_changed_it(monkeypatch):
     """The companion: the same probe, unprotected, changes the training."""
     import contextlib

@@ -15,7 +15,10 @@ from torch import nn
 import svdhooks
 from svdhooks import derived, linalg
 from svdhooks.linalg.units import UnitFractions
+from svdhooks.quantities.drift import DRIFT_MEASURES
 from svdhooks.quantities.lidar import LIDAR_MEASURES
+from svdhooks.quantities.moments import MOMENT_MEASURES
+from svdhooks.quantities.spectral_edges import EDGE_MEASURES
 from svdhooks.quantities.spread import COVARIANCE_MEASURES
 from svdhooks.record import Record
 from tests import oracles
@@ -225,6 +228,7 @@ def test_every_measure_is_explained():
     }
     units = {field.name for field in dataclasses.fields(UnitFractions)}
     recorded = {*linalg.MEASURES, *COVARIANCE_MEASURES, *LIDAR_MEASURES, *units}
+    recorded |= {*DRIFT_MEASURES, *EDGE_MEASURES, *MOMENT_MEASURES}
     assert recorded | set(derived.FIELDS) <= named
 
 
