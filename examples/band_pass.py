@@ -9,21 +9,26 @@ frequency twice, and its singular vectors span the Fourier modes of the pass ban
 of two layers, ReLU between them and tanh behind, need not: what it does is read from
 its log, together with the descrambled weights of both layers.
 
-OUTCOME
+The solved layer has 20 singular values of 1.000 and no others, and its vectors are
+2e-6° off the pass band. In the network the 20 leading vectors of layer1, on the side of
+the input, and of layer2, on that of the output, share 7 % and 8 % with the pass band at
+the start, as by chance, 99.7 % and 99.5 % after 100 steps, and end 1.9° and 0.6° off it.
+The singular values end with a gap, 1.37 to 0.35 and 1.40 to 0.17; within the band they
+are not equal, 1.56 to 1.37, and the vectors mix its frequencies. New signals are
+filtered with a squared error of 0.5 %. The raw weights look like noise; descrambled they
+are smooth along both sides.
 
     python examples/band_pass.py    # 90 s on one core
     svdhooks summary runs/band_pass/trained
 
-No published numbers are known to compare with; the layers without bias, the white
-Gaussian data, their 10,000 samples, Adam, 100 epochs and the batch of 512 are the
-published ones. The learning rate, 1e-3, is PyTorch's own.
+The paper states no numbers for it. Layers without bias, 10,000 samples, Adam, 100 epochs
+and batches of 512 are those of its code; the learning rate is PyTorch's default.
 """
 
 import argparse
 import csv
-import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +47,7 @@ from svdhooks import analysis, linalg
 
 LAYERS, COLOURS = ("layer1", "layer2"), ("#0072B2", "#D55E00")
 BATCH_SIZE, LEARNING_RATE = 512, 1e-3
+RECORDED = (0, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,8 @@ class Band:
     @property
     def modes(self) -> Tensor:
         """The cosine and sine of every frequency that passes, as orthonormal columns."""
-        times = torch.arange(self.n, dtype=torch.float64)
         k = torch.arange(self.low, self.high + 1, dtype=torch.float64)
-        phase = 2 * torch.pi * times[:, None] * k / self.n
+        phase = torch.arange(self.n)[:, None] * k * (2 * torch.pi / self.n)
         waves = torch.stack([phase.cos(), phase.sin()], dim=2).flatten(1)
         return waves * (2 / self.n) ** 0.5
 
@@ -90,20 +95,10 @@ def solve(band: Band, x: Tensor) -> nn.Sequential:
 
 
 def make_model(n: int, seed: int) -> nn.Sequential:
-    """Two layers without bias, by name."""
     torch.manual_seed(seed)
-    model = nn.Sequential()
-    for name in LAYERS:
-        model.add_module(name, nn.Linear(n, n, bias=False))
-        if name != LAYERS[-1]:
-            model.add_module("relu", nn.ReLU())
-    return model.append(nn.Tanh())
-
-
-def round_steps(last: int) -> list[int]:
-    """0, 10, 30, 100, 300 and so on."""
-    steps = [k * 10**p for p in range(1, len(str(last)) + 1) for k in (1, 3)]
-    return sorted({0, last, *(step for step in steps if step < last)})
+    first, second = (nn.Linear(n, n, bias=False) for _ in LAYERS)
+    parts = OrderedDict(layer1=first, relu=nn.ReLU(), layer2=second, tanh=nn.Tanh())
+    return nn.Sequential(parts)
 
 
 def watch(
@@ -123,20 +118,6 @@ def watch(
     )
 
 
-def train(
-    model: nn.Module, x: Tensor, y: Tensor, epochs: int, generator: torch.Generator
-) -> Iterator[float]:
-    """One optimiser step for each loss that is asked for."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(x), generator=generator).split(BATCH_SIZE):
-            loss = functional.mse_loss(model(x[chosen]), y[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            yield loss.item()
-
-
 def record(out: Path, band: Band, *, samples: int, epochs: int, seed: int) -> float:
     """Solve the linear layer and train the network, each with a log of its own.
 
@@ -150,9 +131,17 @@ def record(out: Path, band: Band, *, samples: int, epochs: int, seed: int) -> fl
         pass
     model = make_model(band.n, seed)
     last = epochs * -(-samples // BATCH_SIZE)
-    with watch(model, out / "trained", probe, round_steps(last)) as recorder:
-        for _ in train(model, x, y, epochs, generator):
-            recorder.step()
+    steps = [*(step for step in RECORDED if step < last), last]
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    with watch(model, out / "trained", probe, steps) as recorder:
+        for _ in range(epochs):
+            order = torch.randperm(samples, generator=generator)
+            for chosen in order.split(BATCH_SIZE):
+                loss = functional.mse_loss(model(x[chosen]), y[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.step()
     with torch.no_grad():
         return ((model(probe) - aim).square().sum() / aim.square().sum()).item()
 
@@ -220,14 +209,11 @@ def tell(console: Console, readings: Sequence[Reading], band: Band) -> None:
         found = (f"{each.rank}", f"{each.overlap:.4f}", f"{each.angle:.3g}")
         table.add_row(each.layer, f"{each.step:,}", *sigmas, *found)
     console.print(table)
-    console.print(
-        f"Overlap by chance: {m / band.n:.3f}. Input side of linear and layer1, output "
-        "side of layer2.\n"
-    )
+    console.print(f"Chance: {m / band.n:.3f}. Of layer2 its output side.\n")
 
 
 def draw(readings: Sequence[Reading], out: Path, band: Band) -> None:
-    """Singular values, spectra of singular vectors, and the overlap over the steps."""
+    """All of it, and both layers with the outputs and the inputs between descrambled."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
@@ -235,11 +221,11 @@ def draw(readings: Sequence[Reading], out: Path, band: Band) -> None:
     draw_values(values, out, band)
     figure.colorbar(draw_vectors(vectors, out, band), ax=vectors, label="|DFT| / √n")
     for layer, colour in zip(LAYERS, COLOURS, strict=True):
-        own = [each for each in readings if each.layer == layer]
-        steps, overlaps = [each.step for each in own], [each.overlap for each in own]
-        course.plot(steps, overlaps, ".-", color=colour, label=layer)
-    chance = band.modes.shape[1] / band.n
-    course.axhline(chance, color="black", lw=1, ls="--", label="chance")
+        own = [(each.step, each.overlap) for each in readings if each.layer == layer]
+        course.plot(*zip(*own, strict=True), ".-", color=colour, label=layer)
+    course.axhline(
+        len(band.modes.T) / band.n, color="black", lw=1, ls="--", label="chance"
+    )
     course.set_xscale("symlog", linthresh=10)
     course.set(xlim=(0, None), ylim=(0, 1.03), xlabel="optimiser step")
     course.set_title("overlap with the pass band", loc="left", fontsize=10)
@@ -247,14 +233,16 @@ def draw(readings: Sequence[Reading], out: Path, band: Band) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize=8)
     figure.savefig(out / "band_pass.png", dpi=110)
+    for layer, side in zip(LAYERS, ("out", "in"), strict=True):
+        found = analysis.descrambled(svdhooks.RunLog(out / "trained"), layer, side=side)
+        figure = analysis.plot_descrambled(found)
+        figure.savefig(out / f"band_pass_descrambled_{layer}.png", dpi=110)
 
 
 def draw_values(axes: Any, out: Path, band: Band) -> None:
     """The singular values of the solved layer, and of both others before and after."""
-    m, trained = band.modes.shape[1], svdhooks.RunLog(out / "trained")
-    drawn = [
-        ("linear, solved", svdhooks.RunLog(out / "exact"), "linear", 0, "black", "-")
-    ]
+    exact, trained = (svdhooks.RunLog(out / name) for name in ("exact", "trained"))
+    m, drawn = band.modes.shape[1], [("solved", exact, "linear", 0, "black", "-")]
     for layer, colour in zip(LAYERS, COLOURS, strict=True):
         drawn.append((f"{layer}, start", trained, layer, 0, colour, ":"))
         drawn.append((f"{layer}, end", trained, layer, None, colour, "-"))
@@ -274,25 +262,13 @@ def draw_vectors(axes: Any, out: Path, band: Band) -> Any:
     image = axes.imshow(modulus, aspect="auto", interpolation="nearest")
     for edge in (band.low - 0.5, band.high + 0.5):
         axes.axvline(edge, color="white", lw=1, ls="--")
-    axes.axhline(m - 0.5, color="white", lw=1, ls="--")
     axes.set(xlabel="frequency, periods", ylabel="right singular vector")
     axes.set_title("|DFT| of the vectors of layer1, end", loc="left", fontsize=10)
     return image
 
 
-def draw_descrambled(out: Path) -> None:
-    """Both layers descrambled: the outputs of the first, the inputs of the second."""
-    log = svdhooks.RunLog(out / "trained")
-    for layer, side in zip(LAYERS, ("out", "in"), strict=True):
-        found = analysis.descrambled(log, layer, side=side)
-        path = out / f"band_pass_descrambled_{layer}.png"
-        analysis.plot_descrambled(found).savefig(path, dpi=110)
-
-
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Record a solved and a trained filter."
-    )
+    parser = argparse.ArgumentParser(description="Record two band-pass filters.")
     parser.add_argument("--n", type=int, default=256, help="of a signal")
     parser.add_argument("--band", type=int, nargs=2, default=[3, 12])
     parser.add_argument("--samples", type=int, default=10_000)
@@ -305,26 +281,19 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     chosen = read_arguments(arguments)
     torch.set_num_threads(1)  # more of them only wait for one another at this size
-    console, start = Console(), time.perf_counter()
-    band = Band(chosen.n, *chosen.band)
+    console, band = Console(), Band(chosen.n, *chosen.band)
     size = {"samples": chosen.samples, "epochs": chosen.epochs, "seed": chosen.seed}
     with console.status("solving and training"):
         error = record(chosen.out, band, **size)
-    seconds = time.perf_counter() - start
     readings = read_all(chosen.out, band)
-    console.print(f"Solved and trained in {seconds:.0f} s, {chosen.out}")
     tell(console, readings, band)
-    console.print(
-        f"Squared error of the network on new signals: {error:.2%} of the aim."
-    )
+    console.print(f"Squared error of the network on new signals: {error:.2%}")
     with (chosen.out / "band_pass.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(readings[0])))
         writer.writeheader()
         writer.writerows(asdict(reading) for reading in readings)
     if find_spec("matplotlib"):
         draw(readings, chosen.out, band)
-        draw_descrambled(chosen.out)
-        console.print(f"Figures: {chosen.out}/*.png")
 
 
 if __name__ == "__main__":

@@ -3,26 +3,27 @@
 A network reads 64 samples of a noisy decay ``0.6 exp(-t/T1) + 0.4 exp(-t/T2)``, twice
 over, and says both decay times. Sule, Spencer and Czaja (arXiv:2301.07820) fit halves of
 the right singular vectors of its first layer by ``C1 exp(-t/T1) - C2 exp(-t/T2) + D``: in
-their figures the fit follows the points closely where the noise is small (SNR codes 900
-and 10,000: the noise has the variance 1/code), and is a noisy trend at code 1. Here the
-first layer is recorded while three such networks train, and the fits are read from the
-log: their R² beside that of random weights, beside that of a quartic, which has as many
-parameters and knows no exponential, and the agreement of the two halves.
+their figures the fit is close where the noise is small (SNR codes 900 and 10,000; its
+variance is 1/code), and a noisy trend at code 1. Here svdhooks records the first layer
+while such networks train, and the fits are read from the log.
 
-OUTCOME
+That comes back: R² of vectors 1, 2, 3 ends at 0.53, 0.12, 0.23 for code 1, at 0.93, 0.90,
+0.67 for 900 and at 0.94, 0.82, 0.82 for 10,000, where random weights have 0.01 to 0.06;
+both halves agree to a correlation above 0.95, but for one of 0.83. But a quartic, which
+has five parameters too and knows no exponential, fits all of these as well or better:
+the vectors are smooth, and nothing here shows that they are exponentials. R² of vector 1
+is highest after some 5,000 steps, 0.97 and 0.98, and falls while the network still learns.
 
     python examples/relaxometry.py    # 90 s on one core
     svdhooks summary runs/relaxometry/snr-900
 
-Layers, times, grids, noise, loss, batch size and optimiser are the published ones. The
-published networks saw 625,000 samples at a learning rate of 1e-4; these see 50,000 at
-1e-3, which ends at the same test error. The published errors are those of another input:
-the decay, and a regularised fit of it.
+All is as published but for the input of the network whose errors are (the decay and a
+regularised fit of it), for 50,000 samples instead of 625,000 and a learning rate of 1e-3
+instead of 1e-4. With those the three at code 10,000 are 0.97, 0.93, 0.80 after ten epochs.
 """
 
 import argparse
 import csv
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -48,6 +49,7 @@ WIDTHS = (2 * HALF, 32, 256, 256, 32, 2)
 TRAINED, TESTED = (50.0, 500.0), (75.0, 475.0)
 GRID = 50
 BATCH_SIZE, LEARNING_RATE = 50, 1e-3
+RECORDED = (0, *(k * 10**p for p in range(1, 6) for k in (1, 2, 3, 5, 7)))
 # mean absolute errors of both decay times at SNR code 10,000, of the published network,
 # which also reads a regularised fit of the decay, and of nonlinear least squares
 PUBLISHED = {
@@ -82,12 +84,6 @@ def make_model(seed: int) -> nn.Sequential:
     return model
 
 
-def round_steps(last: int) -> list[int]:
-    """0, 10, 20, 30, 50, 70, 100, 200 and so on."""
-    steps = [k * 10**p for p in range(1, len(str(last)) + 1) for k in (1, 2, 3, 5, 7)]
-    return sorted({0, last, *(step for step in steps if step < last)})
-
-
 def train(
     model: nn.Module, x: Tensor, y: Tensor, epochs: int, generator: torch.Generator
 ) -> Iterator[float]:
@@ -113,11 +109,11 @@ def record(
     generator = torch.Generator().manual_seed(seed)
     x, y = make_data(code, draws, TRAINED, generator)
     model = make_model(seed)
-    steps = epochs * -(-len(x) // BATCH_SIZE)
+    last = epochs * -(-len(x) // BATCH_SIZE)
     watching = svdhooks.watch(
         model,
         log_dir,
-        schedule=svdhooks.at(*round_steps(steps)),
+        schedule=svdhooks.at(*(step for step in RECORDED if step < last), last),
         layers="layer1",
         quantities=["weight_spectrum", svdhooks.WeightVectors(VECTORS, schedule=None)],
         # a minute of training is too short for a share of it: keep every step asked for
@@ -134,11 +130,7 @@ def record(
 
 @dataclass(frozen=True)
 class Reading:
-    """One right singular vector at one step.
-
-    Its first half, the bi-exponential and the quartic fitted to that, both with their R²,
-    and the correlation of its two halves.
-    """
+    """The first half of a vector, what fits it, and how much both halves agree."""
 
     half: NDArray[np.float64]
     fitted: NDArray[np.float64]
@@ -162,16 +154,16 @@ def read(vector: NDArray[Any]) -> Reading:
 
 def by_chance(networks: int, seed: int) -> NDArray[np.float64]:
     """R² of the first vector of untrained networks."""
-    found = []
-    for index in range(networks):
-        weight = make_model(seed + 1 + index).layer1.weight.detach()
-        found.append(read(torch.linalg.svd(weight).Vh[0].numpy()).r_squared)
-    return np.array(found)
+    models = (make_model(seed + 1 + index) for index in range(networks))
+    weights = (model.layer1.weight.detach() for model in models)
+    return np.array([
+        read(torch.linalg.svd(w).Vh[0].numpy()).r_squared for w in weights
+    ])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trained network: what its log says, and its test errors."""
+    """What the log of one network says, and its test errors."""
 
     code: float
     steps: NDArray[np.int64]
@@ -191,9 +183,8 @@ class Outcome:
                 "halves_random": start.halves,
                 "halves_trained": end.halves,
             }
-            for n, (start, end) in enumerate(
-                zip(self.readings[0], self.readings[-1], strict=True)
-            )
+            for n in range(VECTORS)
+            for start, end in [(self.readings[0][n], self.readings[-1][n])]
         ]
 
 
@@ -270,9 +261,7 @@ def draw_course(axes: Any, outcome: Outcome, chance: NDArray[np.float64]) -> Non
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Record a network for each SNR code.")
     parser.add_argument("--snr", type=float, nargs="+", default=[1, 900, 10_000])
-    parser.add_argument(
-        "--draws", type=int, default=20, help="of noise, of 2,500 decays"
-    )
+    parser.add_argument("--draws", type=int, default=20, help="of 2,500 decays")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=657)
     parser.add_argument("--out", type=Path, default=Path("runs/relaxometry"))
@@ -286,16 +275,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = {"draws": chosen.draws, "epochs": chosen.epochs, "seed": chosen.seed}
     outcomes = []
     for code in chosen.snr:
-        log_dir, start = chosen.out / f"snr-{code:g}", time.perf_counter()
+        log_dir = chosen.out / f"snr-{code:g}"
         with console.status(f"SNR code {code:g}"):
             errors = record(log_dir, code, **size)
         steps, columns = svdhooks.RunLog(log_dir).vectors("layer1")
         readings = [[read(row) for row in Vh] for Vh in columns["Vh"]]
         outcomes.append(Outcome(code, steps, readings, errors))
-        seconds = time.perf_counter() - start
-        console.print(
-            f"SNR code {code:g}: {steps[-1]:,} steps in {seconds:.0f} s, {log_dir}"
-        )
+        console.print(f"SNR code {code:g}: {steps[-1]:,} steps, {log_dir}")
     chance = by_chance(20, chosen.seed)
     tell(console, outcomes, chance)
     rows = [row for outcome in outcomes for row in outcome.rows()]
@@ -305,7 +291,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         writer.writerows(rows)
     if find_spec("matplotlib"):
         draw(outcomes, chance, chosen.out / "relaxometry.png")
-        console.print(f"Figure: {chosen.out / 'relaxometry.png'}")
 
 
 if __name__ == "__main__":
