@@ -29,7 +29,8 @@ def test_the_largest_entry_of_every_column_becomes_positive():
 
 def test_rounding_does_not_decide_between_equal_entries():
     column = torch.tensor([0.5, -0.5, 0.5, -0.5]).double()
-    nudged = column * (1 + 1e-12 * torch.tensor([0, 1, 0, 2]))
+    nudged = column * (1 + 1e-12 * torch.tensor([0, 1, 0, 2]).double())
+    assert not torch.equal(nudged.abs(), column.abs())
     assert torch.equal(oriented(column[:, None])[:, 0], column)
     assert torch.equal(oriented(nudged[:, None])[:, 0], nudged)
     assert torch.equal(oriented(-nudged[:, None])[:, 0], nudged)
@@ -107,12 +108,16 @@ def test_units_of_values_and_times_do_not_matter(factor):
 
 
 def test_late_and_unsorted_times_are_fitted():
-    values = biexponential(TIMES, 0.6, 300.0, -0.4, 80.0, 0.1)
-    late = fit_signal_model(
-        torch.from_numpy(TIMES[::-1] + 1e5), torch.from_numpy(values[::-1].copy())
-    )
+    truth = (0.6, 300.0, -0.4, 80.0, 0.1)
+    turned = torch.from_numpy(TIMES[::-1].copy())
+    late = fit_signal_model(turned + 100, biexponential(turned + 100, *truth))
+    np.testing.assert_allclose(late.parameters, truth, rtol=1e-3)
+    # so late that C1 itself cannot be written down
+    values = torch.from_numpy(biexponential(turned, *truth))
+    late = fit_signal_model(turned + 1e6, values)
     assert late.r_squared > 1 - 1e-10
     assert late.parameters[[1, 3]] == pytest.approx([300.0, 80.0], rel=1e-3)
+    assert np.isinf(late.parameters[0])
 
 
 def test_bounds_and_starts_hold_for_the_biexponential_too():
