@@ -55,6 +55,7 @@ from parts.pruning import (
     Factors,
     Images,
     block_sizes,
+    chain,
     leading_only,
     prune,
     split_digits,
@@ -65,7 +66,6 @@ from torch.nn import functional
 
 import svdhooks
 from svdhooks.analysis import (
-    SpectralGraph,
     plot_adjacency,
     plot_layer_graph,
     spectral_graph,
@@ -112,8 +112,12 @@ def record(log_dir: Path, hidden: Sequence[int], *, steps: int, seed: int) -> nn
         model,
         log_dir,
         schedule=svdhooks.at(*round_steps(steps)),
-        # all vectors, as often as the rest
-        quantities=[svdhooks.WeightVectors(k=None, schedule=None)],
+        probe=train.x[:BATCH_SIZE],
+        # everything at every recorded step; the edges find out which layer feeds which
+        quantities=[
+            svdhooks.WeightVectors(k=None, schedule=None),
+            svdhooks.SpectralEdges(k=None, schedule=None),
+        ],
         max_overhead=None,
     )
     with watching as recorder:
@@ -127,17 +131,12 @@ def record(log_dir: Path, hidden: Sequence[int], *, steps: int, seed: int) -> nn
     return model
 
 
-def graph_of(log: svdhooks.RunLog, step: int | None = None) -> SpectralGraph:
-    """The spectral graph at one step, from the log alone; None: the last step."""
-    return spectral_graph(log, step, pairs=list(pairwise(log.layers)))
-
-
 def read_dimensions(log: svdhooks.RunLog, test: Images) -> list[dict[str, Any]]:
     """One line for each recorded step and pair."""
     lines = []
-    for step in log.vectors(log.layers[0])[0].tolist():
+    for step in log.vectors(chain(log)[0])[0].tolist():
         right = Factors.of(log, step).accuracy(test)
-        for pair in graph_of(log, step).pairs:
+        for pair in spectral_graph(log, step).pairs:
             d_out, d_in = pair.internal_dimensions
             lines.append({
                 "step": step,
@@ -156,7 +155,7 @@ def read_dimensions(log: svdhooks.RunLog, test: Images) -> list[dict[str, Any]]:
 def read_pruned(log: svdhooks.RunLog, test: Images, seed: int) -> dict[str, Any]:
     """What the block is worth at the last step."""
     factors = Factors.of(log)
-    sizes = block_sizes(graph_of(log), [len(eye) for eye in factors.eyes()])
+    sizes = block_sizes(spectral_graph(log), [len(eye) for eye in factors.eyes()])
     whole = {"kept": "-".join(map(str, sizes)), "whole": factors.accuracy(test)}
     return whole | prune(factors, sizes, test, seed)
 
@@ -257,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pruned.to_csv(chosen.out / "pruned.csv", index=False)
     tell(console, dimensions, pruned)
     log, (_, test) = svdhooks.RunLog(chosen.out / "40-40-40/seed-0"), split_digits(0)
-    graph = graph_of(log)
+    graph = spectral_graph(log)
     for name, figure in (
         ("dimensions", draw(dimensions, pruned, leading_only(Factors.of(log), test))),
         ("adjacency", plot_adjacency(graph.pairs[0])),

@@ -40,6 +40,11 @@ def split_digits(seed: int) -> tuple[Images, Images]:
     return Images(x[train], y[train]), Images(x[test], y[test])
 
 
+def chain(log: svdhooks.RunLog) -> list[str]:
+    """The layers of a network without branches, in the order of the data."""
+    return [*(pair["source"] for pair in log.pairs), log.pairs[-1]["target"]]
+
+
 @dataclass(frozen=True)
 class Factors:
     """The layers of a recorded network, each as ``U diag(sigma) Vh``; no model needed."""
@@ -49,7 +54,7 @@ class Factors:
     @classmethod
     def of(cls, log: svdhooks.RunLog, step: int | None = None) -> "Factors":
         """As they were at a recorded step; None: the last one."""
-        found = [layer_snapshot(log, layer, step) for layer in log.layers]
+        found = [layer_snapshot(log, layer, step) for layer in chain(log)]
         return cls(tuple((each.U, each.sigma, each.Vh) for each in found))
 
     def eyes(self) -> list[NDArray[np.float64]]:

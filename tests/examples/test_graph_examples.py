@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import svdhooks
+from svdhooks.analysis import spectral_graph
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -104,12 +105,15 @@ def test_dimensions_are_those_of_the_live_weights(digits, trained):
         }
         assert (line["d_out"], line["d_in"]) == max(excess, key=excess.get)
         assert line["top_edge"] == pytest.approx(A.max(), rel=1e-4)
+        assert log.series(line["pair"], "edges_top")[1][-1] == pytest.approx(
+            A.max(), rel=1e-4
+        )
         assert line["step"] == 300
 
 
 def test_neurons_of_the_block_are_in_all_blocks_of_their_layer(digits, trained):
     _, log, _ = trained
-    graph = digits.graph_of(log)
+    graph = spectral_graph(log)
     (out, into), (out2, into2) = (pair.internal_dimensions for pair in graph.pairs)
     sizes = digits.block_sizes(graph, [12, 12, 10])
     assert sizes == [into, min(out, into2), out2]
