@@ -25,6 +25,8 @@ SCRIPTS = {
     "log_large.py": ("--gb 5", "--gb 0.3"),
     "local_rank.py": ("--rounds 7", "--rounds 1 --cases mlp"),
     "light.py": ("--rounds 5 --largest", "--rounds 2 --quick"),
+    "descrambling.py": ("--rounds 3", "--rounds 2 --quick"),
+    "spectral_graph.py": ("--rounds 3", "--rounds 1 --quick"),
     "ranks.py": ("--records 15", "--records 3"),
     "worker.py": ("--seconds 5", "--seconds 1"),
 }

@@ -80,6 +80,7 @@ def test_the_descrambler_is_orthogonal_and_its_parts_are_what_they_say():
     assert bool((largest > 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["identity", "random"])
 def test_an_optimiser_ends_at_the_same_cost(start):
     B = moment()

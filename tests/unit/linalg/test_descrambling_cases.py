@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from svdhooks.linalg import (
     descramble,
+    fit_signal_model,
     large_data_moment,
     preactivation_moment,
     principal_angles,
@@ -179,6 +180,24 @@ def test_of_duplicated_inputs_both_halves_of_right_vectors_are_the_same():
     )
     V = torch.linalg.svd(seen, full_matrices=False)[2].T  # of any weight at all
     torch.testing.assert_close(V[:16], V[16:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1.0, 1 / 900])
+def test_the_best_linear_estimator_of_decay_times_holds_decays(noise):
+    t, grid = np.linspace(0, 800, 64), np.linspace(50, 500, 50)
+    T = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    signals = 0.6 * np.exp(-t / T[:, :1]) + 0.4 * np.exp(-t / T[:, 1:])
+    X, Y = signals - signals.mean(0), T - T.mean(0)
+    R = X.T @ X / len(X) + noise * np.eye(64)
+    W = np.linalg.solve(R, X.T @ Y / len(X)).T
+    leading = np.linalg.svd(W, full_matrices=False)[2][0]
+    random = [
+        np.linalg.svd(np.random.default_rng(seed).standard_normal((32, 64)))[2][0]
+        for seed in range(4)
+    ]
+    by_chance = max(fit_signal_model(t, vector).r_squared for vector in random)
+    assert fit_signal_model(t, leading).r_squared > 0.8
+    assert by_chance < 0.4
 
 
 def test_a_convolution_is_descrambled_by_its_channels():
