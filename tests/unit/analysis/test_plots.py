@@ -6,15 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import rcParams
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import rgb_to_hsv
-from matplotlib.patches import Rectangle
 
-from svdhooks import linalg
-from svdhooks.analysis.descrambling import DescrambledLayer
-from svdhooks.analysis.graph import PairAdjacency, SpectralGraph
+from svdhooks.analysis.graph import SpectralGraph
 from svdhooks.analysis.plots import (
     plot_adjacency,
     plot_descrambled,
@@ -22,8 +17,8 @@ from svdhooks.analysis.plots import (
     plot_layer_graph,
     plot_refit,
 )
-from svdhooks.analysis.plots._canvas import pooled, shown
-from svdhooks.analysis.plots._placement import depths
+from svdhooks.analysis.plots._canvas import shown
+from tests.drawn import drawn, images, layer, random_pair, rows_of_refit
 
 HOSTILE = [
     "$x_1^{2}$ at %s {0} & # $5",
@@ -33,97 +28,8 @@ HOSTILE = [
 ]
 
 
-def layer(side="out", name="fc1", gap=0.01, operator="fourier2"):
-    """A layer of 12 outputs and 16 inputs (24 the other way), descrambled."""
-    weight = torch.randn(12, 16, dtype=torch.float64, generator=seeded())
-    if side == "out":
-        found = linalg.descramble(weight @ weight.T, "fourier2")
-        turned = found.weight(weight)
-    else:
-        found = linalg.descramble(weight.T @ weight, "fourier2")
-        turned = found.next_weight(weight)
-    return DescrambledLayer(
-        layer=name,
-        step=1200,
-        side=side,
-        operator=operator,
-        data="measured",
-        centred=False,
-        weight=weight.numpy(),
-        descrambled=turned.numpy(),
-        descrambling=found,
-        angles={},
-        spans=found.spans(gap),
-        gap=gap,
-    )
-
-
-def seeded():
-    return torch.Generator().manual_seed(3)
-
-
-def pair(adjacency, source="fc1", target="fc2", threshold=0.5, **other):
-    rows, columns = adjacency.shape
-    fields = {
-        "source": source,
-        "target": target,
-        "kind": "fc-fc",
-        "stream": False,
-        "adjacency": adjacency,
-        "threshold": threshold,
-        "p": 0.00135,
-        "null": "beta",
-        "expected_false": 0.00135 * adjacency.size,
-        "significant": int((adjacency > threshold).sum()),
-        "features": columns,
-        "positions": 1,
-        "internal_dimensions": (2, 3),
-        "intensity": np.ones(columns),
-        "source_sigma": np.linspace(2.0, 0.5, columns),
-        "target_sigma": np.linspace(3.0, 0.1, rows),
-    }
-    return PairAdjacency(**(fields | other))
-
-
-def random_pair(rows=9, columns=7, **other):
-    values = np.random.default_rng(0).uniform(size=(rows, columns))
-    return pair(values, **other)
-
-
-def rows_of_refit(layers=("fc1",), arms=("fixed_s", "haar")):
-    return [
-        {
-            "arm": arm,
-            "layer": name,
-            "side": "right",
-            "k": k,
-            "mean": 0.6 + 0.01 * k + 0.1 * place,
-            "low": 0.5 + 0.01 * k,
-            "high": 0.8 + 0.01 * k,
-            "chance": k / 20,
-            "seeds": 3,
-        }
-        for name in layers
-        for place, arm in enumerate(arms)
-        for k in (1, 2, 4)
-    ]
-
-
-def images(figure):
-    return [image for axes in figure.axes for image in axes.get_images()]
-
-
-def drawn(figure):
-    """All text of a figure that has been drawn."""
-    figure.savefig(io.BytesIO(), dpi=40)
-    return "\n".join(text.get_text() for text in figure.findobj(match=_is_text))
-
-
-def _is_text(artist):
-    return hasattr(artist, "get_text")
-
-
 def every_picture(name):
+    """One figure of each kind, of things of that name."""
     graph = SpectralGraph(step=3, pairs=(random_pair(source=name),))
     return [
         plot_descrambled(layer(name=name)),
@@ -168,6 +74,15 @@ def test_the_colour_bars_of_a_descrambled_layer_say_their_units():
     assert "weight, output per unit of input" in text
     assert "|DFT| / √n, unit of the weight" in text
     assert "fc1, step 1,200: its outputs descrambled" in text
+
+
+def test_a_matrix_of_the_user_is_called_so():
+    assert "roughness (your matrix)" in drawn(
+        plot_descrambled(layer(operator="custom"))
+    )
+    assert "roughness (difference)" in drawn(
+        plot_descrambled(layer(operator="difference"))
+    )
 
 
 def test_a_wave_of_five_periods_is_drawn_at_frequency_five():
@@ -215,142 +130,6 @@ def test_modes_inside_small_gaps_are_hollow():
     )
     counted = {line.get_label(): len(line.get_xdata()) for line in spectrum.lines}
     assert counted == {"told apart": 12 - inside, "only as a span": inside}
-
-
-def test_edges_have_a_colour_exactly_if_they_are_significant():
-    data = random_pair(threshold=0.6)
-    (image,) = images(plot_adjacency(data))
-    colours = image.cmap(image.norm(data.adjacency))[..., :3]
-    saturation = rgb_to_hsv(colours)[..., 1]
-    # one of 512 shades of the scale is as fine as it gets
-    clear = np.abs(data.adjacency - 0.6) > data.adjacency.max() / 512
-    assert clear.sum() > 60
-    assert ((saturation > 0.1) == (data.adjacency > 0.6))[clear].all()
-
-
-def test_the_box_of_an_adjacency_holds_its_internal_dimensions():
-    figure = plot_adjacency(random_pair(internal_dimensions=(4, 2)))
-    (box,) = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
-    # cells are centred on whole numbers
-    assert box.get_bbox().bounds == (-0.5, -0.5, 2, 4)
-    assert "internal dimensions 4 × 2" in drawn(figure)
-
-
-def test_the_colour_bar_of_an_adjacency_marks_the_threshold():
-    data = random_pair(threshold=0.6)
-    figure = plot_adjacency(data)
-    (line,) = (line for line in figure.axes[1].lines if line.get_ydata()[0] == 0.6)
-    assert line.get_ydata() == [0.6, 0.6]
-    text = drawn(figure)
-    assert "significant above 0.6" in text
-    assert f"{data.significant} of 63 edges significant" in text
-    assert f"{data.expected_false:.3g} expected by chance" in text
-
-
-def test_no_edge_of_a_large_adjacency_is_lost_to_the_pixels():
-    adjacency = np.zeros((1001, 450))
-    adjacency[1000, 449] = adjacency[17, 3] = 0.9
-    figure = plot_adjacency(pair(adjacency))
-    (image,) = images(figure)
-    assert (image.get_array() == 0.9).sum() == 2
-    assert figure.axes[0].get_xlim() == (-0.5, 449.5)
-    assert figure.axes[0].get_ylim() == (1000.5, -0.5)
-
-
-def test_pooling_takes_the_largest_of_each_block():
-    matrix = np.random.default_rng(1).uniform(size=(10, 7))
-    cells, extent = pooled(matrix, cells=4)
-    by_hand = [
-        [matrix[i : i + 3, j : j + 2].max() for j in range(0, 7, 2)]
-        for i in range(0, 10, 3)
-    ]
-    np.testing.assert_array_equal(cells, by_hand)
-    assert extent == (-0.5, 7.5, 11.5, -0.5)
-    np.testing.assert_array_equal(pooled(matrix)[0], matrix)
-
-
-def edges_and_nodes(figure):
-    axes = figure.axes[0]
-    (edges,) = (c for c in axes.collections if isinstance(c, LineCollection))
-    nodes = [c for c in axes.collections if not isinstance(c, LineCollection)]
-    return edges, nodes
-
-
-def test_every_significant_edge_joins_the_two_neurons_that_it_is_of():
-    data = random_pair(threshold=0.7)
-    edges, (source, target) = edges_and_nodes(
-        plot_layer_graph(SpectralGraph(step=0, pairs=(data,)))
-    )
-    expected = {
-        (*source.get_offsets()[earlier], *target.get_offsets()[later])
-        for later, earlier in np.argwhere(data.adjacency > 0.7)
-    }
-    assert {tuple(np.ravel(segment)) for segment in edges.get_segments()} == expected
-    assert len(edges.get_segments()) == data.significant
-
-
-def test_an_area_grows_with_the_singular_value_and_a_width_with_the_weight():
-    data = random_pair(threshold=0.7)
-    edges, (source, _) = edges_and_nodes(
-        plot_layer_graph(SpectralGraph(step=0, pairs=(data,)))
-    )
-    assert (np.diff(source.get_sizes()) < 0).all()
-    weights = np.sort(data.adjacency[data.adjacency > 0.7])
-    widths = np.array(edges.get_linewidths())
-    assert np.corrcoef(weights, widths)[0, 1] == pytest.approx(1)
-
-
-def test_the_weakest_edges_are_left_out_and_counted():
-    data = random_pair(threshold=0.2)
-    figure = plot_layer_graph(SpectralGraph(step=0, pairs=(data,)), max_edges=5)
-    edges, _ = edges_and_nodes(figure)
-    # width grows with the weight, as above
-    five = np.sort(data.adjacency.ravel())[-5:]
-    assert np.corrcoef(five, edges.get_linewidths())[0, 1] == pytest.approx(1)
-    left = data.significant - 5
-    assert (
-        f"5 drawn, {left} left out: 0 of neurons that are not drawn, {left} weaker"
-        in drawn(figure)
-    )
-
-
-def test_edges_of_neurons_that_are_not_drawn_are_counted():
-    data = random_pair(threshold=0.2)
-    figure = plot_layer_graph(SpectralGraph(step=0, pairs=(data,)), max_nodes=4)
-    edges, nodes = edges_and_nodes(figure)
-    assert [len(n.get_offsets()) for n in nodes] == [4, 4]
-    kept = int((data.adjacency[:4, :4] > 0.2).sum())
-    assert len(edges.get_segments()) == kept
-    text = drawn(figure)
-    assert f"{data.significant - kept} of neurons that are not drawn, 0 weaker" in text
-    assert "5 more" in text
-
-
-def test_edges_through_the_stream_have_another_colour():
-    pairs = (
-        random_pair(),
-        random_pair(source="fc2", target="fc3", stream=True, columns=9),
-    )
-    figure = plot_layer_graph(SpectralGraph(step=0, pairs=pairs))
-    edges, _ = edges_and_nodes(figure)
-    colours = {tuple(colour[:3]) for colour in edges.get_colors()}
-    assert len(colours) == 2
-    assert "residual stream" in drawn(figure)
-
-
-def test_a_layer_stands_behind_all_that_feed_it():
-    chain = [("a", "b"), ("b", "c"), ("a", "c"), ("x", "c"), ("c", "d")]
-    assert depths(chain) == {"a": 0, "b": 1, "c": 2, "x": 0, "d": 3}
-    assert depths([("a", "b"), ("b", "a")]) == {"a": 0, "b": 1}
-
-
-@pytest.mark.parametrize("wrong", [{"max_nodes": 0}, {"max_edges": -1}])
-def test_numbers_that_draw_nothing_are_refused(wrong):
-    graph = SpectralGraph(step=0, pairs=(random_pair(),))
-    with pytest.raises(ValueError, match="expected 1 or more"):
-        plot_layer_graph(graph, **wrong)
-    with pytest.raises(ValueError, match="without pairs"):
-        plot_layer_graph(SpectralGraph(step=0, pairs=()))
 
 
 def test_a_refit_shows_means_bands_and_chance_of_every_arm():
