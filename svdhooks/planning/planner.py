@@ -28,6 +28,7 @@ from svdhooks.quantities import (
     WeightQuantity,
     needs_probe,
 )
+from svdhooks.quantities.moments import PointMoments, features_of
 from svdhooks.reports import Reporter
 from svdhooks.solving import MOST_BYTES
 
@@ -100,6 +101,14 @@ def plan(
         bytes_per_record(watched, settings.quantities, trial, samples),
         trial.together,
     )
+
+
+def _held(quantity: Quantity, layer: Watched) -> int:
+    """Bytes of the largest covariance and of what is recorded of it."""
+    if not isinstance(quantity, PointMoments):
+        return 0
+    points = quantity.measured_points(layer)
+    return max((2 * 8 * features_of(layer, p) ** 2 for p in points), default=0)
 
 
 def _beside(models: Models, settings: Settings) -> list[str]:
@@ -177,7 +186,7 @@ class _Planner:
             )
         if needs_probe(quantity) and quantity.name not in self._trial.together:
             seconds = self._trial.seconds.get((quantity.name, layer.name), math.nan)
-            return Costs(seconds)
+            return Costs(seconds, _held(quantity, layer))
         return None
 
     def _point(self, layer: Watched, point: str) -> Costs:

@@ -58,6 +58,38 @@ def test_the_log_grows_as_the_plan_says(tmp_path):
     assert plan.gb_per_10_000_records == plan.log_bytes / 1e5
 
 
+@pytest.mark.parametrize("probing", [True, False])
+def test_the_plan_knows_the_bytes_of_vectors_and_moments(tmp_path, probing):
+    model, probe = (
+        nn.Sequential(nn.Conv2d(3, 40, 5), nn.Flatten()),
+        torch.rand(9, 3, 8, 8),
+    )
+    model = nn.Sequential(model, nn.Linear(640, 30))
+    quantities = [
+        svdhooks.WeightVectors(k=None, schedule=None),
+        svdhooks.PointMoments(max_features=200, schedule=None),
+        svdhooks.SubspaceDrift(),
+    ]
+    plan = svdhooks.plan(model, probe if probing else None, quantities=quantities)
+    sizes = []
+    with svdhooks.watch(
+        model, tmp_path, every=1, probe=probe, quantities=quantities, max_overhead=None
+    ) as recorder:
+        for _ in range(4):
+            recorder.step()
+            files = [
+                f for f in (tmp_path / "svdhooks").rglob("*") if "base" not in f.name
+            ]
+            sizes.append(sum(f.stat().st_size for f in files))
+    grown = np.diff(sizes)[-2:].mean()
+    assert abs(plan.log_bytes - grown) < 0.05 * grown
+    triangles = 8 * sum(d * (d + 1) // 2 for d in (75, 40, 30))
+    vectors = 4 * (40 * 41 + 40 * 75 + 30 * 31 + 30 * 640)
+    assert grown > triangles + vectors
+    assert {entry.name for entry in plan.skipped} == {"1 (input)"}
+    assert plan.memory_bytes >= 16 * 75**2
+
+
 def test_the_samples_of_the_probe_are_what_is_timed():
     counted = []
 
