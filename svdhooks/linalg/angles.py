@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from svdhooks.linalg import _solvers
+
 
 def principal_angles(
     A: Inexact[Tensor, "n j"], B: Inexact[Tensor, "n k"]
@@ -26,11 +28,11 @@ def principal_angles(
     Qa, Qb = _bases(A, B)
     if Qa.shape[1] < Qb.shape[1]:
         Qa, Qb = Qb, Qa
-    inner = Qa.mH @ Qb
-    cosines = torch.linalg.svdvals(inner).clamp(max=1.0)
+    inner = _solvers.times(Qa.mH, Qb)
+    cosines = _solvers.singular_values(inner).clamp(max=1.0)
     # what is left of the smaller span outside the larger one: its singular values ascend
     # as the cosines descend
-    sines = torch.linalg.svdvals(Qb - Qa @ inner).flip(-1).clamp(max=1.0)
+    sines = _solvers.singular_values(Qb - _solvers.times(Qa, inner)).flip(-1).clamp(max=1.0)
     return torch.where(cosines**2 < 0.5, torch.acos(cosines), torch.asin(sines))
 
 
@@ -53,7 +55,7 @@ def subspace_overlap(A: Inexact[Tensor, "n j"], B: Inexact[Tensor, "n k"]) -> fl
     k = min(Qa.shape[1], Qb.shape[1])
     if not k:
         return float("nan")
-    return min(1.0, float((Qa.mH @ Qb).abs().square().sum()) / k)
+    return min(1.0, float(_solvers.times(Qa.mH, Qb).abs().square().sum()) / k)
 
 
 def _bases(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,4 +67,5 @@ def _bases(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         )
     complex_ = A.is_complex() or B.is_complex()
     wide = torch.complex128 if complex_ else torch.float64
-    return torch.linalg.qr(A.to(wide))[0], torch.linalg.qr(B.to(wide))[0]
+    Qa, Qb = (_solvers.orthonormal(_solvers.double(x).to(wide)) for x in (A, B))
+    return Qa, Qb

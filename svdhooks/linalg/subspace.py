@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
+from svdhooks.linalg import _solvers
 from svdhooks.linalg.spectrum import gram
 
 
@@ -42,7 +43,7 @@ def leading_triplets(A: Inexact[Tensor, "m n"], k: int) -> Leading:
     """
     m, n = A.shape
     double = A.detach().to(torch.complex128 if A.is_complex() else torch.float64)
-    values, vectors = torch.linalg.eigh(gram(A))
+    values, vectors = _solvers.eigenpairs(gram(A))
     values, vectors = values.flip(-1)[:k], vectors.flip(-1)[:, :k]
     sigma = values.clamp(min=0).sqrt()
     top = float(sigma.max()) if sigma.numel() else 0.0
@@ -50,13 +51,13 @@ def leading_triplets(A: Inexact[Tensor, "m n"], k: int) -> Leading:
     sigma, vectors = sigma[:kept], vectors[:, :kept]
     # the vectors of the larger side follow, to the precision of σ
     if m >= n:
-        V = vectors
-        U = torch.linalg.qr(double @ V / sigma)[0] if kept else double[:, :0]
-        U = U * _phase((U.conj() * (double @ V)).sum(0))
+        V, images = vectors, _solvers.times(double, vectors)
+        U = _solvers.orthonormal(images / sigma) if kept else double[:, :0]
+        U = U * _phase((U.conj() * images).sum(0))
     else:
-        U = vectors
-        V = torch.linalg.qr(double.mH @ U / sigma)[0] if kept else double.mH[:, :0]
-        V = V * _phase((V.conj() * (double.mH @ U)).sum(0))
+        U, images = vectors, _solvers.times(double.mH, vectors)
+        V = _solvers.orthonormal(images / sigma) if kept else double.mH[:, :0]
+        V = V * _phase((V.conj() * images).sum(0))
     sign = _phase(U.gather(0, U.abs().argmax(0, keepdim=True))[0]) if kept else sigma
     return Leading(U * sign.conj(), sigma, (V * sign.conj()).mH)
 
@@ -150,7 +151,7 @@ def attention_logit_bound(
         )
     root = _root(of_queries)
     # the squares of the singular values of W_QᵀW_K, for each head
-    values = torch.linalg.eigvalsh(root @ of_keys @ root)
+    values = _solvers.eigenvalues(root @ of_keys @ root)
     bounds: Tensor = values[:, -1].clamp(min=0).sqrt()
     return bounds
 
@@ -167,7 +168,7 @@ def _row_grams(weight: Tensor, heads: int) -> Tensor:
 
 def _root(grams: Tensor) -> Tensor:
     """Positive semi-definite square roots."""
-    values, vectors = torch.linalg.eigh(grams)
+    values, vectors = _solvers.eigenpairs(grams)
     root: Tensor = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) @ vectors.mH
     return root
 

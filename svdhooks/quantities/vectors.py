@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svdhooks import linalg
 from svdhooks.layers import Layer
+from svdhooks.linalg import _solvers
 from svdhooks.linalg.subspace import Leading
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import OK, Record
@@ -131,8 +132,7 @@ def _measured(weight: Tensor, found: Leading) -> tuple[dict[str, NDArray[Any]], 
 
 def _all_triplets(weight: Tensor) -> Leading:
     """All triplets, by an SVD in double precision; signs as of `leading_triplets`."""
-    wide = torch.complex128 if weight.is_complex() else torch.float64
-    U, sigma, Vh = torch.linalg.svd(weight.detach().to(wide), full_matrices=False)
+    U, sigma, Vh = _solvers.svd(_solvers.double(weight))
     top = U.gather(0, U.abs().argmax(0, keepdim=True))[0]
     phase = torch.where(top == 0, 1.0, torch.sgn(top))
     return Leading(U * phase.conj(), sigma, phase[:, None] * Vh)
