@@ -205,14 +205,13 @@ def _joined(
         U, Vh = torch.from_numpy(earlier.U[:, :k]), torch.from_numpy(later.Vh[:k])
         adjacency = linalg.vector_adjacency(U, Vh).numpy()
     else:
-        earlier = recorded.cosvr(row.source)
-        later = recorded.cosvr(row.target, z)
+        earlier, later = recorded.cosvr(row.source), recorded.cosvr(row.target, z)
         U, Vh = torch.from_numpy(earlier.U[:, :k]), torch.from_numpy(later.Vh[:k])
         # the same sum with the parts exchanged: now U has the positions
         adjacency = linalg.vector_adjacency(Vh.mT, U.mT).mT.numpy()
         z = len(U) // c
     threshold = linalg.significance_threshold(c, z, null=null, p=p)
-    empty = not adjacency.size  # of a weight of zeros no vectors are stored
+    dimensions, intensity = _block(adjacency, c)
     return PairAdjacency(
         source=row.source,
         target=row.target,
@@ -226,14 +225,18 @@ def _joined(
         significant=int((adjacency > threshold).sum()),
         features=c,
         positions=z,
-        internal_dimensions=(
-            (0, 0) if empty else linalg.internal_dimensions(adjacency, c)
-        ),
-        intensity=(
-            np.zeros(adjacency.shape[1])
-            if empty
-            else linalg.neuron_intensity(adjacency, c)
-        ),
+        internal_dimensions=dimensions,
+        intensity=intensity,
         source_sigma=earlier.sigma[:k],
         target_sigma=later.sigma[:k],
     )
+
+
+def _block(
+    adjacency: NDArray[np.float64], features: int
+) -> tuple[tuple[int, int], NDArray[np.float64]]:
+    """The joined block and who is in it; of a weight of zeros no vectors are stored."""
+    if not adjacency.size:
+        return (0, 0), np.zeros(adjacency.shape[1])
+    dimensions = linalg.internal_dimensions(adjacency, features)
+    return dimensions, linalg.neuron_intensity(adjacency, features)

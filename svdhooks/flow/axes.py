@@ -23,7 +23,7 @@ _REDUCTIONS = frozenset((
 ))
 _DROPOUT = re.compile(r"(native_|feature_)?(alpha_)?dropout\d?d?")
 _POOL = re.compile(r"pool(\d)d")
-_APART = "its features are split over several axes or mixed with positions"
+_APART = "its features are split over axes (heads?) or mixed with positions"
 _PART = "only a part of its features goes on"
 _UNTOLD = "the shapes do not tell which axis holds its features"
 
