@@ -137,7 +137,8 @@ def _style(place: int) -> dict[str, Any]:
     """Colour and marker of an arm."""
     return {
         "color": PALETTE[place % len(PALETTE)],
-        "marker": _MARKERS[place % len(_MARKERS)],
+        # another one once the colours come round again
+        "marker": _MARKERS[(place + place // len(PALETTE)) % len(_MARKERS)],
         "ms": 4,
     }
 

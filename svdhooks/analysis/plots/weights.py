@@ -152,7 +152,9 @@ def _about(layer: DescrambledLayer) -> str:
     centred = ", centred" if layer.centred else ""
     operator = "your matrix" if layer.operator == "custom" else layer.operator
     before, after = found.identity_cost, found.cost
-    fallen = f", {before / after:.3g} times less" if after > 0 else ""
+    ratio = before / after if after > 0 else 0.0
+    times = f"{ratio:,.0f}" if ratio > 100 else f"{ratio:.3g}"
+    fallen = f", {times} times less" if after > 0 else ""
     return (
         f"{_SOURCES[layer.data]}{centred}; roughness ({operator}) "
         f"{before:.3g} before, {after:.3g} after{fallen}"
