@@ -82,6 +82,7 @@ class _Sheet:
         states: Layer -> whether something went wrong, in a word or two.
         bounded: Layer -> steps at which its local rank is marked as a lower bound.
         width: Of the console.
+        every: Whether layers are shown that have none of the measures.
     """
 
     log: RunLog
@@ -90,6 +91,7 @@ class _Sheet:
     states: Mapping[str, str]
     bounded: Mapping[str, set[int]]
     width: int
+    every: bool
 
     @property
     def room(self) -> int:
@@ -109,10 +111,11 @@ def _print_run(log: RunLog, layers: str, metrics: str | None, console: Console) 
     sheet = _Sheet(
         log,
         names,
-        {row["name"]: _shape(row) for row in log.meta.get("layers", [])},
+        _shapes(log),
         {name: _status(log, name) for name in names},
         bounded_steps(log.events),
         console.width,
+        metrics is None,
     )
     steps = log.steps
     span = f"steps {steps[0]}–{steps[-1]}" if len(steps) else "no steps"
@@ -156,9 +159,9 @@ def _table(sheet: _Sheet, columns: Sequence[str], heading: str) -> Table:
     width = min(spark_width(left - names, len(columns)), len(sheet.log.steps))
     for name in sheet.names:
         cells = [_finite(sheet.log, name, metric) for metric in columns]
-        # a pair of projections is no layer and has none of these ranks
+        # a pair of projections, or of layers, is no layer and has none of these ranks
         if (
-            name in sheet.shapes
+            (sheet.every and name in sheet.shapes)
             or sheet.states[name] != OK
             or any(len(values) for _, values in cells)
         ):
@@ -198,6 +201,13 @@ def _print_signs(
             f"[dim]Too narrow for {', '.join(spared)}: see --metrics.[/dim]",
             soft_wrap=True,
         )
+
+
+def _shapes(log: RunLog) -> dict[str, str]:
+    """Those of layers and taps; what a record alone has named is neither."""
+    rows = log.meta.get("layers", [])
+    known = [row for row in rows if "shape" in row or row.get("points")]
+    return {row["name"]: _shape(row) for row in known}
 
 
 def _shape(row: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A run as text and as HTML, read back by a parser of HTML."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -270,6 +271,20 @@ def test_a_sparkline_of_one_value_is_nothing():
 def test_every_layer_has_a_colour_of_its_own():
     for number in (1, 6, 7, 100):
         assert len(set(colours(number))) == number
+
+
+def test_pairs_of_layers_are_no_layers_of_the_table_unless_they_fail():
+    memory = _run(3.0, 2.0)
+    described = {"layers": [], "pairs": [{"name": "a->b"}, {"name": "b->c"}]}
+    told = {"json": np.array(json.dumps(described))}
+    memory.write([Record(0, "", "meta", told)])
+    for pair, status in (("a->b", "ok"), ("b->c", "lost")):
+        edges = {"top": np.array(0.5)}
+        memory.write([Record(0, pair, "spectral_edges", edges, status, point="edges")])
+    text = display.text(memory)
+    assert "fc1" in text
+    assert "a->b" not in text
+    assert "b->c" in text
 
 
 # --- where records can be read again ---------------------------------------------------

@@ -4,6 +4,7 @@ import io
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ class Chain(nn.Module):
         return x
 
 
-def _record(log_dir: Path, model: nn.Module, steps: int = 3, **options: int) -> None:
+def _record(log_dir: Path, model: nn.Module, steps: int = 3, **options: Any) -> None:
     probe = torch.randn(40, 6)
     with svdhooks.watch(model, log_dir, every=1, probe=probe, **options) as recorder:
         for _ in range(steps):
@@ -99,6 +100,16 @@ def test_taps_tokens_and_attention_are_shown_where_they_have_ranks(tmp_path):
     assert rows["linear1"][0] == "32×16"
     assert rows["whole"][0] == "16"
     assert f"{rank:.2f}" in rows["whole"]
+
+
+def test_pairs_of_layers_are_shown_where_their_measures_are_asked_for(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    edges = svdhooks.SpectralEdges(pairs=[("0", "2")])
+    _record(tmp_path, model, quantities=["weight_spectrum", edges])
+    assert "0->2" not in _summary(tmp_path)
+    rows = _rows(_summary(tmp_path, metrics="edges_top"))
+    assert [row.split()[0] for row in rows if "→" in row] == ["0->2"]
 
 
 def test_names_are_printed_as_they_are(tmp_path, capsys):
