@@ -54,6 +54,6 @@ class RefitSettings:
             )
 
 
-def _check(name: str, value: float, at_least: int) -> None:
+def _check(name: str, value: int | float, at_least: int) -> None:
     if not value >= at_least:
         raise ValueError(f"Found {name}={value}, expected at least {at_least}.")

@@ -9,6 +9,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from svdhooks.experiments.refit_layers import FixedSpectrumLinear
+
+REBASE = 20
+"""Steps after which the charts of U and V get a new base point."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -107,7 +112,7 @@ def train(
     generator: torch.Generator,
     look: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Train one network, or several side by side, each as if it were alone.
+    """Train one network, or several side by side that learn nothing from each other.
 
     Args:
         network: Trained in place. It may have nothing to train.
@@ -142,8 +147,21 @@ def train(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
+        if (step + 1) % REBASE == 0:
+            rebase(network)
         look(step + 1)
     _check_finite(network, data, training)
+
+
+def rebase(network: nn.Module) -> None:
+    """Move the base points of all charts of U and V to where they are now.
+
+    Args:
+        network: Its function stays as it is.
+    """
+    for module in network.modules():
+        if isinstance(module, FixedSpectrumLinear):
+            module.rebase()
 
 
 @torch.no_grad()
