@@ -17,6 +17,7 @@ from svdhooks.analysis.snapshots import (
     Source,
     layer_snapshot,
 )
+from svdhooks.linalg import _solvers
 from svdhooks.linalg._smoothness import Operator
 
 Side = Literal["out", "in"]
@@ -165,7 +166,7 @@ def _second(moment: PointMoment, center: bool) -> Tensor:
 
 def _angles(U: Tensor, moment: Tensor) -> NDArray[np.float64]:
     """Largest angle between leading spans of U and of the eigenvectors of a moment."""
-    other = torch.linalg.eigh(moment)[1].flip(1)
+    other = _solvers.eigenpairs(moment)[1].flip(1)
     largest = [
         float(linalg.principal_angles(U[:, :k], other[:, :k])[-1])
         for k in range(1, min(len(U), _COMPARED) + 1)

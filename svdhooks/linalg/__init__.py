@@ -23,6 +23,7 @@ _TABLE = {
     "alignment": "svdhooks.linalg.subspace",
     "alpha_req": "svdhooks.linalg.tail",
     "attention_logit_bound": "svdhooks.linalg.subspace",
+    "biexponential": "svdhooks.linalg.signal_models",
     "channel_information": "svdhooks.linalg.information",
     "condition_number": "svdhooks.linalg.ranks",
     "descramble": "svdhooks.linalg.descrambling",

@@ -82,7 +82,7 @@ def smooth_basis(
     _check_size(n)
     if not isinstance(operator, str):
         # of D and not of DᵀD, whose small eigenvalues would be lost
-        _, sigma, Vh = torch.linalg.svd(_of_user(n, operator))
+        _, sigma, Vh = _solvers.svd(_of_user(n, operator))
         return sigma.flip(0).square(), oriented(Vh.mT.flip(1))
     _check_name(operator)
     frequency = (torch.arange(n) + 1) // 2

@@ -32,7 +32,9 @@ def principal_angles(
     cosines = _solvers.singular_values(inner).clamp(max=1.0)
     # what is left of the smaller span outside the larger one: its singular values ascend
     # as the cosines descend
-    sines = _solvers.singular_values(Qb - _solvers.times(Qa, inner)).flip(-1).clamp(max=1.0)
+    sines = (
+        _solvers.singular_values(Qb - _solvers.times(Qa, inner)).flip(-1).clamp(max=1.0)
+    )
     return torch.where(cosines**2 < 0.5, torch.acos(cosines), torch.asin(sines))
 
 

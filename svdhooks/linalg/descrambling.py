@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor
 
+from svdhooks.linalg import _solvers
 from svdhooks.linalg._second_moments import real, rounding, symmetric, vector
 from svdhooks.linalg._smoothness import Operator, smooth_basis
 from svdhooks.linalg.signal_models import oriented
@@ -182,7 +183,7 @@ def descramble(
     if n == 0:
         raise ValueError("Found a second moment of shape (0, 0), expected n ≥ 1.")
     a, T = (part.to(B.device) for part in smooth_basis(n, operator))
-    values, vectors = torch.linalg.eigh(B)
+    values, vectors = _solvers.eigenpairs(B)
     b, U = values.flip(0), oriented(vectors.flip(1))
     _check_semidefinite(b, second_moment.dtype)
     b = b.clamp(min=0.0)
