@@ -122,10 +122,13 @@ def _measured(weight: Tensor, found: Leading) -> tuple[dict[str, NDArray[Any]], 
         x.to(torch.complex64 if x.is_complex() else torch.float32) for x in parts
     ]
     U, sigma, Vh = (x.to(found.U.dtype) for x in rounded)
-    # added to the product in place: one matrix of the weight's size, not three
-    rest = torch.addmm(weight.detach().to(U), U * -sigma, Vh)
-    norm = float(torch.linalg.vector_norm(weight.detach(), dtype=U.dtype))
-    residual = float(torch.linalg.vector_norm(rest)) / norm if norm > 0 else 0.0
+    squares, start = torch.zeros(2, dtype=torch.float64, device=U.device), 0
+    for block in _solvers.in_double(weight):  # no more copies of the weight's size
+        scaled = U[start : start + len(block)] * sigma
+        rest, start = block - _solvers.times(scaled, Vh), start + len(block)
+        squares += torch.stack([x.abs().square().sum() for x in (rest, block)])
+    left, whole = squares.sqrt().tolist()
+    residual = left / whole if whole > 0 else 0.0
     names = ("U", "sigma", "Vh")
     return {n: _single(x) for n, x in zip(names, rounded, strict=True)}, residual
 

@@ -56,7 +56,11 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_all_triplets_are_the_weight_to_float32_rounding(name: str) -> None:
+@pytest.mark.parametrize("limit", [2**25, 1])
+def test_all_triplets_are_the_weight_to_float32_rounding(
+    name: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svdhooks.linalg._solvers.COPY_BYTES", limit)
     weight = WEIGHTS[name]
     values = stored(linear(weight))
     assert {values[x].dtype for x in ("U", "sigma", "Vh")} == {np.dtype(np.float32)}
@@ -240,6 +244,7 @@ def test_a_parametrised_bias_is_read_as_it_is_computed() -> None:
     assert torch.equal(found, 2 * plain)
 
 
+@pytest.mark.slow
 def test_an_adapted_layer_has_the_bias_of_its_base_unless_an_adapter_adds_one() -> None:
     peft = pytest.importorskip("peft")
     for adds in (False, True):
