@@ -34,6 +34,7 @@ from svdhooks.quantities import (
     LiDAR,
     Light,
     Quantity,
+    SpectralEdges,
     TokenRank,
     UpdateSpectrum,
     WeightSpectrum,
@@ -91,11 +92,11 @@ class _Seen:
 
 
 def everything(kind: str) -> list[Quantity]:
-    # what is in tensor parallelism cannot be differentiated
+    # what is in tensor parallelism cannot be differentiated, nor followed
     schedule = svdhooks.every(2)
     jacobians = JacobianSpectrum(schedule=schedule, max_samples=None)
     return [
-        *([] if kind.endswith("tp") else [jacobians]),
+        *([] if kind.endswith("tp") else [jacobians, SpectralEdges(schedule=None)]),
         Ledger(),
         WeightSpectrum(heads=True),
         Covariance(measures=("saturation",)),
