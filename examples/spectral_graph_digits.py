@@ -23,16 +23,16 @@ and 10, where 2.2, 2.2 and 0.5 are expected by chance; the strongest weigh 0.7 t
 Test accuracy with a part of each layer (the paper: 1 % is lost with the block alone):
 
               all    block  outside  as many random neurons  directions
-    40-40-40  0.968  0.949  0.140    0.107                   0.137
-    10-10     0.955  0.524  0.114    0.172                   0.160
-    20-20     0.971  0.958  0.082    0.205                   0.201
-    40-40     0.969  0.971  0.101    0.149                   0.206
-    100-100   0.974  0.971  0.097    0.117                   0.198
+    40-40-40  0.968  0.949  0.140    0.111                   0.130
+    10-10     0.955  0.524  0.114    0.157                   0.156
+    20-20     0.971  0.958  0.082    0.190                   0.201
+    40-40     0.969  0.971  0.101    0.159                   0.189
+    100-100   0.974  0.971  0.097    0.116                   0.191
 
 It holds from n = 20 on, where there is a block. In the deep network two points are lost,
 one of them in the last layer, of whose ten neurons the block has eight or nine.
 
-    python examples/spectral_graph_digits.py    # 90 s on one core
+    python examples/spectral_graph_digits.py    # 100 s on one core
 
 Needs scikit-learn, pandas and matplotlib.
 """

@@ -56,9 +56,9 @@ ARMS = {
 }
 """What is compared."""
 
-SGD = Setting(optimizer="sgd", lr=0.1, weight_decay=5e-3, cosine=True)
-ADAM = Setting(optimizer="adam", lr=3e-3, weight_decay=5e-4, steps=3000)
-SIX = (32, 32, 32, 32, 32, 32)
+ADAM = Setting(optimizer="adam", weight_decay=5e-4, steps=3000)
+SGD = Setting(optimizer="sgd", lr=0.1, weight_decay=5e-3, steps=3000)
+GRATINGS = replace(SGD, data="gratings")
 SEARCH = (
     *ARMS.values(),
     Setting(decayed="norms"),
@@ -66,16 +66,15 @@ SEARCH = (
     ADAM,
     replace(ADAM, norm=False),
     SGD,
-    replace(SGD, norm=False, lr=0.02, cosine=False),
-    Setting(weight_decay=0.1),
-    *(replace(arm, seed=1) for arm in ARMS.values()),
-    replace(SGD, weight_decay=5e-4),
-    replace(ADAM, steps=1000),
-    *(replace(arm, widths=SIX) for arm in (Setting(), Setting(norm=False))),
-    replace(SGD, norm=False),
-    *(replace(arm, data="gratings") for arm in (Setting(), Setting(norm=False))),
-    Setting(norm=False, weight_decay=0.3),
-    *(replace(arm, seed=2) for arm in ARMS.values()),
+    replace(SGD, norm=False, lr=0.02),
+    replace(SGD, cosine=True, steps=4000),
+    replace(SGD, decayed="norms"),
+    replace(SGD, decayed="kernels"),
+    replace(SGD, weight_decay=1e-3),
+    GRATINGS,
+    replace(GRATINGS, norm=False, lr=0.02),
+    replace(GRATINGS, weight_decay=1e-3),
+    *(replace(arm, widths=(8, 64, 16), steps=800, lr=0.02) for arm in ARMS.values()),
 )
 """What was tried."""
 
@@ -92,11 +91,11 @@ def gratings(number: int, classes: int, seed: int) -> Images:
     """Oriented gratings of random frequency and phase, half of the variance noise."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(0, classes, (number,), generator=generator)
-    u = torch.rand(2, number, 1, 1, generator=generator)
+    u, v = (torch.rand(number, 1, 1, generator=generator) for _ in range(2))
     axis = torch.arange(16) - 7.5
     angle = (y * torch.pi / classes)[:, None, None]
     along = angle.cos() * axis + angle.sin() * axis[:, None]
-    wave = ((0.6 + 0.9 * u[0]) * along + 2 * torch.pi * u[1]).sin()
+    wave = ((0.6 + 0.9 * u) * along + 2 * torch.pi * v).sin()
     noise = torch.randn(number, 16, 16, generator=generator)
     return Images((wave + 0.7 * noise)[:, None], y)
 
@@ -104,8 +103,11 @@ def gratings(number: int, classes: int, seed: int) -> Images:
 def load_images(setting: Setting) -> tuple[Images, Images]:
     """Training and test images."""
     if setting.data == "gratings":
-        return gratings(3200, 20, setting.seed), gratings(
-            800, 20, setting.seed + 10_000
+        both = gratings(4000, 20, setting.seed)
+        train_part, test_part = slice(3200), slice(3200, None)
+        return (
+            Images(both.x[train_part], both.y[train_part]),
+            Images(both.x[test_part], both.y[test_part]),
         )
     digits = load_digits()
     generator = torch.Generator().manual_seed(setting.seed)

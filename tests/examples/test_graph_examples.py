@@ -270,18 +270,18 @@ def test_silent_channels_are_those_that_no_image_passes(kernels, tiny, data):
 
 @pytest.mark.slow
 def test_decay_of_the_norm_and_of_the_kernels_makes_near_kernels(kernels, tmp_path):
-    """Only both together do, and their near-kernels are the silent channels."""
-    setting = kernels.Setting(widths=(16, 16, 32), steps=1000, lr=0.01)
-    found = {
-        decayed: kernels.run(replace(setting, decayed=decayed), tmp_path / decayed)[1][
-            -1
-        ]
-        for decayed in ("all", "kernels", "norms")
-    }
-    assert found["all"]["not_written"] > 0
-    assert found["all"]["leak"] < 0.05 < 0.3 < found["all"]["leak_shuffled"]
+    """Decay of the norms silences channels, that of the kernels takes their weights."""
+    setting = kernels.Setting(widths=(8, 64, 16), steps=800, lr=0.02)
+    found = {}
+    for decayed in ("all", "kernels", "norms"):
+        _, lines = kernels.run(replace(setting, decayed=decayed), tmp_path / decayed)
+        found[decayed] = lines[-1]
+    assert found["all"]["not_written"] > 10
+    assert found["all"]["leak"] < 0.05 < 0.5 < found["all"]["leak_shuffled"]
     assert found["all"]["kernel_in_silent"] > 0.9
-    assert found["kernels"]["not_written"] == found["norms"]["not_written"] == 0
+    assert found["norms"]["not_written"] == 0
+    # at this learning rate a few channels fall silent without it
+    assert found["all"]["not_written"] > 5 * found["kernels"]["not_written"]
 
 
 @pytest.mark.slow
