@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from torch import nn
@@ -189,7 +189,11 @@ def _next(value: Value, read: frozenset[Content]) -> Iterator[Leaf]:
     found = list(leaves(value, read))
     if not value.content.is_sum:
         yield from found
+        why = value.content.reason
+        for member in () if found or not why else value.content.members:
+            yield from (replace(leaf, reason=why) for leaf in _next(member, read))
         return
+    found += _unseen(value, read)
     # an output that others read by itself is the stream, and what they wrote joins it
     new = [leaf for leaf in found if leaf.content not in read]
     if new or found:
@@ -197,3 +201,13 @@ def _next(value: Value, read: frozenset[Content]) -> Iterator[Leaf]:
         return
     for member in value.content.members:
         yield from _next(member, read)
+
+
+def _unseen(value: Value, read: frozenset[Content]) -> Iterator[Leaf]:
+    """What joined a stream and came from it in a way that shows no layer: experts."""
+    for member in value.content.members:
+        content = member.content
+        if content.reason and not any(leaves(member, read)):
+            yield Leaf(UNKNOWN, content, content.reason)
+        elif content.is_sum and content not in read:
+            yield from _unseen(member, read)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from svdhooks.flow import UNKNOWN
 from tests.unit.test_flow_pairs import Net, found_in, plain, reasons, streams
 
 
@@ -83,6 +84,20 @@ def test_parts_of_a_block_that_join_at_once():
         *("a->c", "b->c", "a->d", "b->d"),
         *("c->head", "d->head"),
     }
+
+
+def test_a_stream_that_is_read_and_then_concatenated_is_not_passed_over():
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.a(x) + net.b(x)
+        return net.d(torch.cat([y, net.c(y)], -1)), net.d(torch.cat([y, y], -1))
+
+    parts = {"a": nn.Linear(5, 6), "b": nn.Linear(5, 6)}
+    parts |= {"c": nn.Linear(6, 6), "d": nn.Linear(12, 3)}
+    found = found_in(Net(forward, **parts), torch.randn(4, 5))
+    assert streams(found) == {"a->c", "b->c"}
+    refused = reasons(found)
+    assert set(refused) == {"a->d", "b->d", "c->d"}
+    assert all("concatenated" in reason for reason in refused.values())
 
 
 def test_a_sum_of_outputs_that_others_read_too():
@@ -230,6 +245,13 @@ def test_experts():
         "layers.0.self_attn.o_proj->layers.0.mlp.gate",
         "embed_tokens->layers.0.self_attn.q_proj",
     }
+    # what the experts write is the last to join, and no layer's output shows it: the
+    # attention before it is no substitute
+    assert "layers.0.self_attn.o_proj->layers.1.self_attn.q_proj" not in streams(found)
+    refused = reasons(found)
+    assert f"{UNKNOWN}->layers.1.self_attn.q_proj" in refused
+    experts = "layers.0.self_attn.o_proj->layers.0.mlp.experts.gate_up_proj.up"
+    assert "has 3 experts" in refused[experts]
 
 
 def test_a_vision_transformer():
