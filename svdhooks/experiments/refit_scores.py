@@ -18,7 +18,6 @@ from svdhooks.experiments.refit_layers import Factors
 from svdhooks.experiments.refit_networks import decompose, linear_layers
 from svdhooks.experiments.refit_training import Data, losses
 from svdhooks.linalg import similarity
-from svdhooks.linalg.angles import subspace_overlap
 from svdhooks.linalg.spectral_graph import vector_adjacency
 
 FUNCTION = "function"
@@ -205,8 +204,9 @@ def _of_vectors(
 
 def _of_signals(name: str, A: Tensor, B: Tensor, ks: Sequence[int]) -> list[Score]:
     """Leading principal components: defined whatever the spectrum and the numbering."""
+    overlap = similarity.orthonormal_overlap
     return [
-        Score(name, "signal", k, subspace_overlap(A[:, :k], B[:, :k]), None)
+        Score(name, "signal", k, overlap(A[:, :k], B[:, :k]), None)
         for k in ks
         if k <= A.shape[1]
     ]

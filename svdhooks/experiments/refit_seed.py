@@ -1,8 +1,7 @@
 """One seed of the refit experiment: an original, its arms, and what is compared."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,7 +24,8 @@ from svdhooks.experiments.refit_training import Data, Training, train
 
 Tell = Callable[[str, int, int], None]
 """Is told what is trained now, and how many of how many steps are done."""
-_CHANCE_DRAWS = 24
+Chance = dict[tuple[str, str, int | None], float]
+"""(layer, side, k) -> mean score of untrained networks."""
 
 
 class Clock:
@@ -77,6 +77,7 @@ class OneSeed:
     settings: RefitSettings
     seed: int
     data: Data
+    _chances: dict[str, Chance] = field(default_factory=dict)
 
     def run(
         self, store: RefitStore, model: nn.Sequential | None, clock: Clock
@@ -177,23 +178,24 @@ class OneSeed:
             return [compare(seen, other, gap=gap) for other in others]
         return [compare(seen, other, ks, gap) for other in others]
 
-    def _chance(
-        self, arm: str, original: nn.Sequential, seen: Seen
-    ) -> dict[Any, float]:
+    def _chance(self, arm: str, original: nn.Sequential, seen: Seen) -> Chance:
         """Mean scores of untrained networks with the arm's singular values."""
         drawn = arm if arm in {"flat_s", "shuffled_s"} else "haar"
-        network = self._start(drawn, original, _CHANCE_DRAWS, 4)
-        found: dict[Any, list[float]] = {}
+        if drawn in self._chances:
+            return self._chances[drawn]
+        network = self._start(drawn, original, self.settings.chance_draws, 4)
+        found: dict[tuple[str, str, int | None], list[float]] = {}
         for scores in self._compared(network, seen):
             for s in scores:
                 found.setdefault((s.layer, s.side, s.k), []).append(s.score)
-        return {key: float(np.mean(values)) for key, values in found.items()}
+        means = {key: float(np.mean(values)) for key, values in found.items()}
+        return self._chances.setdefault(drawn, means)
 
     def _rows(
         self,
         arm: str,
         restarts: Sequence[Sequence[Score]],
-        chance: dict[Any, float],
+        chance: Chance,
     ) -> list[Row]:
         return [
             {
@@ -214,7 +216,7 @@ class OneSeed:
         return generator_of(self.seed, *purpose)
 
 
-def _chance_of(score: Score, drawn: dict[Any, float]) -> float | None:
+def _chance_of(score: Score, drawn: Chance) -> float | None:
     """What theory knows, else what random networks gave; losses have no such level."""
     if score.chance is not None:
         return score.chance

@@ -23,6 +23,7 @@ class RefitSettings:
         orthogonal_map: How U and V are parametrised.
         gap: Singular values closer than this (relative) are compared as one span.
         test_share: Of the samples.
+        chance_draws: Untrained networks that show what chance gives.
     """
 
     seeds: int = 5
@@ -37,9 +38,10 @@ class RefitSettings:
     orthogonal_map: str = MAPS[0]
     gap: float = 0.02
     test_share: float = 0.2
+    chance_draws: int = 24
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "restarts", "steps", "batch_size"):
+        for name in ("seeds", "restarts", "steps", "batch_size", "chance_draws"):
             _check(name, getattr(self, name), at_least=1)
         for name in ("learning_rate", "turn_rate", "weight_decay", "angle", "gap"):
             _check(name, getattr(self, name), at_least=0)

@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from svdhooks.linalg.angles import subspace_overlap
-
 GAP = 0.02
 """Relative distance of neighbouring singular values whose vectors can be told apart."""
 
@@ -90,8 +88,21 @@ def leading_overlap(
         The overlap; its chance is that of Haar columns, the larger count over n.
     """
     ka, kb = _reach(k, spans_a), _reach(k, spans_b)
-    score = subspace_overlap(A[:, :ka], B[:, :kb])
-    return Overlap(score, max(ka, kb) / A.shape[0])
+    return Overlap(orthonormal_overlap(A[:, :ka], B[:, :kb]), max(ka, kb) / A.shape[0])
+
+
+def orthonormal_overlap(A: Float[Tensor, "n j"], B: Float[Tensor, "n l"]) -> float:
+    """``subspace_overlap`` of columns that are orthonormal already: without a QR.
+
+    Args:
+        A: Orthonormal columns.
+        B: The same, of vectors as long.
+
+    Returns:
+        ``‖AᵀB‖²_F / min(j, l)``, 0 … 1.
+    """
+    shared = float((A.mT @ B).square().sum())
+    return min(1.0, shared / min(A.shape[1], B.shape[1]))
 
 
 def _reach(k: int, groups: Spans) -> int:
