@@ -21,6 +21,10 @@ _TITLES = {
     ("jacobian", "local_rank"): "local rank (absolute threshold)",
     ("ledger", "input_null_share"): "share of the input that the weight ignores",
     ("ledger", "nonlinearity_removed_share"): "share that the nonlinearity removes",
+    ("edges", "significant_share"): "share of significant edges between layers",
+    ("edges", "internal_in"): "internal dimension between layers (earlier side)",
+    ("subspace", "left_overlap_start"): "left leading subspace: overlap with the start",
+    ("subspace", "right_overlap_start"): "right leading subspace: overlap with the start",
 }
 
 
