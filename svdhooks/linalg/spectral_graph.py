@@ -152,12 +152,13 @@ def vector_adjacency(
     either = torch.promote_types(U.dtype, Vh.dtype)
     U = _solvers.double(U).to(torch.promote_types(either, torch.float64))
     found = U.new_empty((n, m), dtype=torch.float64)
-    per_row = U.element_size() * max(z * (c + 2 * m), 1)
+    per_row = U.element_size() * max(z * 2 * (c + m), 1)
     for start in range(0, n, size := max(BLOCK_BYTES // per_row, 1)):
         rows = _solvers.double(Vh[start : start + size]).to(U)
-        inner = rows.reshape(-1, c, z).mT @ U
+        # one product: a batch of them would be a matrix and a vector, again and again
+        inner = rows.reshape(-1, c, z).mT.reshape(-1, c) @ U
         inner = inner.abs() if inner.is_complex() else inner
-        found[start : start + size] = inner.square_().sum(1)
+        found[start : start + size] = inner.square_().reshape(-1, z, m).sum(1)
     return found.clamp_(max=1.0)  # 1 + 1e-16 is a rounding error
 
 
