@@ -12,6 +12,7 @@ from svdhooks.experiments import refit_scores as scored
 from svdhooks.experiments import refit_summary as summary
 from svdhooks.experiments.refit_settings import RefitSettings
 
+pytestmark = pytest.mark.usefixtures("as_a_user_calls")
 FEW = ["--seeds", "1", "--restarts", "1", "--steps", "2", "--widths", "64,12,10"]
 
 
