@@ -107,7 +107,8 @@ class _Sheet:
 
 
 def _print_run(log: RunLog, layers: str, metrics: str | None, console: Console) -> None:
-    names = [name for name in log.layers if fnmatch.fnmatchcase(name, layers)]
+    recorded = (*log.layers, *log.edges)
+    names = [name for name in recorded if fnmatch.fnmatchcase(name, layers)]
     sheet = _Sheet(
         log,
         names,
@@ -220,7 +221,7 @@ def _shape(row: Mapping[str, Any]) -> str:
 
 
 def _print_notes(log: RunLog, chosen: list[str], console: Console) -> None:
-    if hidden := len(log.layers) - len(chosen):
+    if hidden := len(log.layers) - len(set(log.layers).intersection(chosen)):
         does = "layer does" if hidden == 1 else "layers do"
         console.print(f"[dim]{hidden} {does} not match --layers.[/dim]")
     failures = [text for name in chosen if (text := _failures(log, name))]

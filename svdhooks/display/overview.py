@@ -53,11 +53,6 @@ class Source(Protocol):
         ...
 
     @property
-    def pairs(self) -> tuple[dict[str, Any], ...]:
-        """Layers that feed each other."""
-        ...
-
-    @property
     def events(self) -> tuple[Any, ...]:
         """The measurements that failed or carry a mark, each a `Status`."""
         ...
@@ -147,8 +142,7 @@ def overview(source: Source, rows: int) -> Overview:
     events = source.events
     failures, bounded = _failures(events), bounded_steps(events)
     # pairs of layers have measures of their own; but a failure is never left out
-    pairs = {row["name"] for row in source.pairs}
-    layers = tuple(x for x in layers if x not in pairs or x in failures)
+    layers = tuple(dict.fromkeys((*layers, *failures)))
     first = sorted(layers, key=lambda name: name not in failures)[:rows]
     shown = [name for name in layers if name in set(first)]
     measures = chosen_measures(source)

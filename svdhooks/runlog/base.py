@@ -71,7 +71,14 @@ class Run:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers and taps, in the model's order."""
-        return self._table.layers
+        pairs = self._paired
+        return tuple(name for name in self._table.layers if name not in pairs)
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the pairs of layers that have measures of their own."""
+        pairs = self._paired
+        return tuple(name for name in self._table.layers if name in pairs)
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -167,6 +174,10 @@ class Run:
         return self._table.alarms
 
     @property
+    def _paired(self) -> set[str]:
+        return {row["name"] for row in self.pairs}
+
+    @property
     def _table(self) -> RunTable:
         """The records decoded; reads the files the first time."""
         if self._current is None:
@@ -175,7 +186,7 @@ class Run:
 
     def _check(self, layer: str) -> None:
         """Raise a KeyError unless the run has such a layer."""
-        check_known("layer", layer, self.layers, self.name)
+        check_known("layer", layer, self._table.layers, self.name)
 
     def _say_what_is_wrong(self) -> None:
         """Warn once of each thing that makes the log less than it seems."""

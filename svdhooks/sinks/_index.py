@@ -80,6 +80,11 @@ class Index:
         """Layer -> its row in the latest layer table that has it."""
         return dict(self._described)
 
+    def named(self, *, pairs: bool) -> tuple[str, ...]:
+        """Those that are pairs of layers, or those that are not."""
+        known = {row["name"] for row in self.pairs}
+        return tuple(name for name in self._layers if (name in known) == pairs)
+
     @property
     def steps(self) -> NDArray[np.int64]:
         """The recorded steps, increasing."""

@@ -24,7 +24,10 @@ _TITLES = {
     ("edges", "significant_share"): "share of significant edges between layers",
     ("edges", "internal_in"): "internal dimension between layers (earlier side)",
     ("subspace", "left_overlap_start"): "left leading subspace: overlap with the start",
-    ("subspace", "right_overlap_start"): "right leading subspace: overlap with the start",
+    (
+        "subspace",
+        "right_overlap_start",
+    ): "right leading subspace: overlap with the start",
 }
 
 

@@ -77,7 +77,12 @@ class MemorySink:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers and taps, in the model's order."""
-        return self._read().layers
+        return self._read().named(pairs=False)
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the pairs of layers that have measures of their own."""
+        return self._read().named(pairs=True)
 
     @property
     def steps(self) -> NDArray[np.int64]:

@@ -65,6 +65,7 @@ def test_pairs_are_traced_recorded_and_read_back(tmp_path, probe):
     ) as recorder:
         _train(model, recorder)
     log = svdhooks.RunLog(tmp_path)
+    assert (log.layers, log.edges) == (("0", "4", "7", "9"), tuple(PAIRS))
     assert [pair["name"] for pair in log.pairs] == PAIRS
     assert [pair["kind"] for pair in log.pairs] == ["conv-conv", "conv-fc", "fc-fc"]
     steps, top = log.series("4->7", "edges_top")
@@ -109,6 +110,7 @@ def test_a_snapshot_of_a_model_reads_like_a_log(tmp_path):
     from_log = analysis.spectral_graph(svdhooks.RunLog(tmp_path), step=0)
     now = analysis.spectral_graph(sink)
     assert [pair["name"] for pair in sink.pairs] == PAIRS
+    assert (sink.layers, sink.edges) == (("0", "4", "7", "9"), tuple(PAIRS))
     for one, other in zip(now.pairs, from_log.pairs, strict=True):
         np.testing.assert_array_equal(one.adjacency, other.adjacency)
         assert one.significant == other.significant
