@@ -23,8 +23,8 @@ from svdhooks.cli.measure import one_thread
 
 if TYPE_CHECKING:
     from svdhooks.experiments.refit import RefitResult, RefitSettings
-    from svdhooks.experiments.refit_result import Row
-    from svdhooks.experiments.refit_summary import Summary
+    from svdhooks.experiments.refit.result import Row
+    from svdhooks.experiments.refit.summary import Summary
 
 ARMS = {
     "original": "original",
@@ -110,7 +110,7 @@ def show(result: "RefitResult", out: Path, console: Console) -> None:
         out: Where files go.
         console: Where to print.
     """
-    from svdhooks.experiments.refit_summary import summarise
+    from svdhooks.experiments.refit.summary import summarise
 
     summary = summarise(result)
     console.print(table_of(summary))
@@ -138,7 +138,7 @@ def draw(result: "RefitResult", path: Path) -> None:
         path: Of the picture.
     """
     from svdhooks.analysis.plots import plot_refit
-    from svdhooks.experiments.refit_summary import rows_to_draw
+    from svdhooks.experiments.refit.summary import rows_to_draw
 
     plot_refit(rows_to_draw(result)).savefig(path, dpi=150)
 
@@ -152,8 +152,8 @@ def table_of(summary: "Summary") -> Table:
     Returns:
         A table of 80 columns at most.
     """
-    from svdhooks.experiments import refit_scores as scored
-    from svdhooks.experiments import refit_summary as names
+    from svdhooks.experiments.refit import scores as scored
+    from svdhooks.experiments.refit import summary as names
 
     titles = {
         scored.GAP: "loss\ngap",

@@ -8,9 +8,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from svdhooks.cli import app, refit
-from svdhooks.experiments import refit_scores as scored
-from svdhooks.experiments import refit_summary as summary
-from svdhooks.experiments.refit_settings import RefitSettings
+from svdhooks.experiments.refit import scores as scored
+from svdhooks.experiments.refit import summary as summary
+from svdhooks.experiments.refit.settings import RefitSettings
 
 pytestmark = pytest.mark.usefixtures("as_a_user_calls")
 FEW = ["--seeds", "1", "--restarts", "1", "--steps", "2", "--widths", "64,12,10"]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdhooks.experiments.refit_layers import FixedSpectrumLinear
+from svdhooks.experiments.refit.layers import FixedSpectrumLinear
 
 REBASE = 20
 """Steps after which the charts of U and V get a new base point."""

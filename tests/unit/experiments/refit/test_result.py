@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from svdhooks.experiments import refit_scores as scored
-from svdhooks.experiments import refit_summary as summary
-from svdhooks.experiments.refit_result import RefitResult
+from svdhooks.experiments.refit import scores as scored
+from svdhooks.experiments.refit import summary as summary
+from svdhooks.experiments.refit.result import RefitResult
 
 
 def row(seed, arm, score, *, chance=0.25, layer="fc1", side="right", k=8, restart=0):

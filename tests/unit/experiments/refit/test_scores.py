@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from svdhooks.experiments import refit_networks as networks
-from svdhooks.experiments import refit_scores as scores
 from svdhooks.experiments.refit import ARMS
-from svdhooks.experiments.refit_training import Data
+from svdhooks.experiments.refit import networks as networks
+from svdhooks.experiments.refit import scores as scores
+from svdhooks.experiments.refit.training import Data
 
 INVARIANT = {("fc1", "right"), ("fc3", "left"), ("fc1->fc2", "adjacency")}
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from svdhooks.experiments.refit_layers import MAPS
-from svdhooks.experiments.refit_networks import DEFAULT_WIDTHS
+from svdhooks.experiments.refit.layers import MAPS
+from svdhooks.experiments.refit.networks import DEFAULT_WIDTHS
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from svdhooks.experiments.refit_layers import Factors
-from svdhooks.experiments.refit_networks import decompose, linear_layers
-from svdhooks.experiments.refit_training import Data, losses
+from svdhooks.experiments.refit.layers import Factors
+from svdhooks.experiments.refit.networks import decompose, linear_layers
+from svdhooks.experiments.refit.training import Data, losses
 from svdhooks.linalg import similarity
 from svdhooks.linalg.spectral_graph import vector_adjacency
 

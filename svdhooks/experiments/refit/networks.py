@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svdhooks.experiments.refit_layers import (
+from svdhooks.experiments.refit.layers import (
     Factors,
     FixedSpectrumLinear,
     SeveralLinear,

@@ -22,20 +22,17 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from svdhooks.experiments.digits import load_digits_images
-from svdhooks.experiments.refit_networks import ARMS, check_model
-from svdhooks.experiments.refit_result import RefitResult, Row
-from svdhooks.experiments.refit_seed import (
+from svdhooks.experiments.refit.networks import check_model
+from svdhooks.experiments.refit.result import RefitResult, Row
+from svdhooks.experiments.refit.seed import (
     Clock,
     OneSeed,
     Tell,
     generator_of,
-    headline_k,
 )
-from svdhooks.experiments.refit_settings import RefitSettings
-from svdhooks.experiments.refit_store import RefitStore
-from svdhooks.experiments.refit_training import split
-
-__all__ = ["ARMS", "RefitResult", "RefitSettings", "headline_k", "run_refit"]
+from svdhooks.experiments.refit.settings import RefitSettings
+from svdhooks.experiments.refit.store import RefitStore
+from svdhooks.experiments.refit.training import split
 
 
 def run_refit(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from svdhooks.experiments import refit_layers as layers
-from svdhooks.experiments.refit_networks import start_of
-from svdhooks.experiments.refit_training import Data, Training, losses, train
+from svdhooks.experiments.refit import layers as layers
+from svdhooks.experiments.refit.networks import start_of
+from svdhooks.experiments.refit.training import Data, Training, losses, train
 
 SHAPES = [(7, 7), (9, 4), (4, 9)]
 F64 = torch.float64

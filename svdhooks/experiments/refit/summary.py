@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from svdhooks.experiments import refit_scores as scored
-from svdhooks.experiments.refit_result import RefitResult, Row
-from svdhooks.experiments.refit_seed import headline_k
+from svdhooks.experiments.refit import scores as scored
+from svdhooks.experiments.refit.result import RefitResult, Row
+from svdhooks.experiments.refit.seed import headline_k
 
 FIRST, LAST = "V of the first layer", "U of the last layer"
 ADJACENCY, UNITS, SIGNAL = "adjacency", "matched units", "signal of the first layer"

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from svdhooks.experiments.refit_networks import linear_layers
+from svdhooks.experiments.refit.networks import linear_layers
 from svdhooks.wholefile import written_whole
 
 SETTINGS = "settings.json"

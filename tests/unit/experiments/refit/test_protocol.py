@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from svdhooks.experiments import refit_networks as networks
-from svdhooks.experiments import refit_scores as scores
 from svdhooks.experiments.refit import ARMS, RefitSettings, run_refit
-from svdhooks.experiments.refit_training import split
+from svdhooks.experiments.refit import networks as networks
+from svdhooks.experiments.refit import scores as scores
+from svdhooks.experiments.refit.training import split
 
 TINY = {
     "seeds": 1,

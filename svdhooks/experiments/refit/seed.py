@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from svdhooks.experiments.refit_networks import ARMS, count_steps, make_model, start_of
-from svdhooks.experiments.refit_result import RefitResult, Row
-from svdhooks.experiments.refit_scores import (
+from svdhooks.experiments.refit.networks import ARMS, count_steps, make_model, start_of
+from svdhooks.experiments.refit.result import RefitResult, Row
+from svdhooks.experiments.refit.scores import (
     AGREEMENT,
     CKA,
     FUNCTION,
@@ -18,9 +18,9 @@ from svdhooks.experiments.refit_scores import (
     compare,
     see,
 )
-from svdhooks.experiments.refit_settings import RefitSettings
-from svdhooks.experiments.refit_store import RefitStore
-from svdhooks.experiments.refit_training import Data, Training, train
+from svdhooks.experiments.refit.settings import RefitSettings
+from svdhooks.experiments.refit.store import RefitStore
+from svdhooks.experiments.refit.training import Data, Training, train
 
 Tell = Callable[[str, int, int], None]
 """Is told what is trained now, and how many of how many steps are done."""
