@@ -13,6 +13,7 @@ from svdhooks.conductor.naming import (
     check_distinct,
     check_pairs,
     check_several,
+    misfits,
 )
 from svdhooks.conductor.overhead import OverheadGuard, Part
 from svdhooks.conductor.roster import Roster
@@ -63,7 +64,8 @@ class Models(Roster):
         ]
         super().__init__(models)
         check_distinct([x.name for x in self.watched])
-        check_pairs(settings.quantities, [m.measurer.table for m in self])
+        self._quantities = settings.quantities
+        check_pairs(self._quantities, [m.measurer.table for m in self])
         self._team = team
         self._references: list[ReferenceBatch | None] = [None for _ in self._models]
         self._turns: list[Turn | None] = [None for _ in self._models]
@@ -150,8 +152,13 @@ class Models(Roster):
 
     def look_again(self) -> None:
         """Take note of modules that were initialised, replaced, added or removed."""
+        before = [model.measurer for model in self]
         for model in self:
             model.look_again()
+        if before != [model.measurer for model in self]:
+            tables = [model.measurer.table for model in self]
+            for pair, error in misfits(self._quantities, tables):
+                advice.lost(self._reporter, f"the pair {pair!r}", error)
 
     def prepare(self, step: int, due: Sequence[Quantity], first: bool) -> list[bool]:
         """Get ready for a record; collective.

@@ -1,6 +1,6 @@
 """The names of several models: given by the user, and checked here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -69,22 +69,43 @@ def check_pairs(quantities: Sequence[Quantity], tables: Sequence[LayerTable]) ->
     Raises:
         ValueError: If a layer is unknown, or two cannot be compared.
     """
+    for _, error in misfits(quantities, tables):
+        raise error
+
+
+def misfits(
+    quantities: Sequence[Quantity], tables: Sequence[LayerTable]
+) -> Iterator[tuple[str, ValueError]]:
+    """Find given pairs of layers that are not there or do not fit.
+
+    Args:
+        quantities: What is measured.
+        tables: What is watched of each model.
+
+    Yields:
+        Name of a pair, and what is wrong with it.
+    """
     if any(table.incomplete for table in tables):
         return  # lazy modules have no shapes yet
-    given = [
-        pair
-        for quantity in quantities
-        if isinstance(quantity, SpectralEdges)
-        for pair in quantity.pairs or ()
-    ]
-    user_pairs(given, [layer for table in tables for layer in table.layers])
+    layers = [layer for table in tables for layer in table.layers]
     named = [{layer.name for layer in table.layers} for table in tables]
-    for pair in given:
-        if not any(names.issuperset(pair) for names in named):
-            raise ValueError(
-                f"SpectralEdges(pairs=[{tuple(pair)!r}]): found layers of two models; "
-                "expected both of one."
-            )
+    for quantity in quantities:
+        given = quantity.pairs if isinstance(quantity, SpectralEdges) else None
+        for pair in given or ():
+            try:
+                user_pairs([pair], layers)
+                _check_of_one(pair, named)
+            except ValueError as error:
+                yield "->".join(pair), error
+
+
+def _check_of_one(pair: Sequence[str], named: Sequence[set[str]]) -> None:
+    """Refuse layers of two models."""
+    if not any(names.issuperset(pair) for names in named):
+        raise ValueError(
+            f"SpectralEdges(pairs=[{tuple(pair)!r}]): found layers of two models; "
+            "expected both of one."
+        )
 
 
 def check_several(named: Mapping[str, nn.Module], settings: Settings) -> None:

@@ -8,7 +8,12 @@ from svdhooks.layers import Selector
 from svdhooks.layers.select import check_selectors
 from svdhooks.layers.tap import TapChoice, check_taps
 from svdhooks.probe import Forward, ProbeOptions
-from svdhooks.quantities import JacobianQuantity, Quantity, resolve_quantities
+from svdhooks.quantities import (
+    JacobianQuantity,
+    Quantity,
+    needs_flow,
+    resolve_quantities,
+)
 from svdhooks.quantities.options import options_of
 from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule, check_schedule, every
@@ -82,6 +87,14 @@ class Settings:
                 f"Found {', '.join(derived)} together with observe='training'; expected "
                 "observe='probe': Jacobians are taken at a reference batch, on the side of "
                 "the training."
+            )
+        traced = [q.name for q in self.quantities if needs_flow(q)]
+        if self.observe == "training" and traced:
+            raise ValueError(
+                f"Found {', '.join(traced)} without pairs= together with "
+                "observe='training'; expected SpectralEdges(pairs=[('fc1', 'fc2')]), or "
+                "observe='probe': which layer feeds which is traced in a forward on the "
+                "side of the training."
             )
         check_selectors(self.layers)
         check_taps(self.taps)

@@ -8,7 +8,7 @@ from svdhooks.conductor.measured import Measured, report_failed
 from svdhooks.conductor.sharing import Piece, Subject, WeightShare
 from svdhooks.distributed.team import Team
 from svdhooks.layers import Layer
-from svdhooks.quantities import EdgeQuantity, WeightQuantity
+from svdhooks.quantities import EdgeQuantity, SpectralEdges, WeightQuantity
 from svdhooks.quantities.again import UnchangedWeights
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, status_of
@@ -58,8 +58,13 @@ class WeightMeasurer:
         ) -> list[Record]:
             return self._failed(quantity, subject, step, error)
 
-        for record in self._share.measure(pieces, measure, failed):
-            measured.add(record)
+        try:
+            for record in self._share.measure(pieces, measure, failed):
+                measured.add(record)
+        finally:
+            for quantity in {id(q): q for q, _ in pieces}.values():
+                if isinstance(quantity, SpectralEdges):
+                    quantity.release()
 
     def _measure(
         self, quantity: OfWeights, subject: Subject, step: int

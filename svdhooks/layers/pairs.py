@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from svdhooks import linalg
 from svdhooks.layers.layer import Layer
 
 _CONVOLUTION = re.compile(r"conv\d+d")
@@ -159,3 +160,28 @@ def _check_norm(norm: nn.Module, earlier: Layer) -> None:
             f"Found a batch norm of {norm.num_features} features after "
             f"{earlier.name!r}, which has {earlier.shape[0]} outputs; expected as many."
         )
+
+
+def folded_in(weight: Tensor, norm: nn.Module) -> Tensor:
+    """A weight with the scale that a batch norm behind it applies in eval mode.
+
+    Args:
+        weight: Of the layer before it, ``(out, in)``.
+        norm: The batch norm.
+
+    Returns:
+        Its rows, scaled.
+
+    Raises:
+        ValueError: If the norm keeps no running statistics.
+    """
+    variance, gamma = norm.running_var, norm.weight
+    if not isinstance(variance, Tensor):
+        raise ValueError(  # noqa: TRY004  # the module is of the right type
+            f"Found {type(norm).__name__} without running statistics; its scale is that "
+            "of each batch and cannot be folded in."
+        )
+    scale = gamma.detach() if isinstance(gamma, Tensor) else None
+    eps = float(norm.eps)  # type: ignore[arg-type]  # a batch norm has a number there
+    folded: Tensor = linalg.fold_batch_norm(weight, scale, variance, eps)
+    return folded

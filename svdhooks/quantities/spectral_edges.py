@@ -1,18 +1,20 @@
 """How the singular vectors of a layer meet those of the layer it feeds."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from svdhooks import linalg
 from svdhooks.flow import Flow
 from svdhooks.flow.pairs import find_pairs, user_pairs
 from svdhooks.layers import Layer, LayerTable
-from svdhooks.layers.pairs import LayerPair
+from svdhooks.layers.pairs import LayerPair, folded_in
 from svdhooks.linalg.subspace import Leading
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import OK, Record
@@ -63,7 +65,7 @@ class SpectralEdges:
         sigma: Significance in standard deviations.
         null: ``"beta"``, exact for independent random vectors, or the paper's ``"chi2"``.
         fold_batch_norm: Whether the batch norm between two layers scales the rows of the
-            earlier weight (an extension).
+            earlier weight (an extension). Which one is between them has to be traced.
         schedule: Its own schedule; None: the recorder's. By default ten records per factor
             of ten in steps: every weight is decomposed.
     """
@@ -108,6 +110,12 @@ class SpectralEdges:
             )
         if self.pairs is not None:
             _check_names(self.pairs)
+            if self.fold_batch_norm:
+                raise ValueError(
+                    "Found SpectralEdges(pairs=..., fold_batch_norm=True): names do not "
+                    "say which batch norm is between two layers. Leave pairs= out to "
+                    "have them traced, or fold_batch_norm."
+                )
 
     @property
     def name(self) -> str:
@@ -134,17 +142,13 @@ class SpectralEdges:
             model: The plain module, which has the batch norms in between.
 
         Returns:
-            The pairs; of given ones those of which this model has both layers.
-
-        Raises:
-            ValueError: If the layers of a given pair cannot be compared.
+            The pairs; of given ones those of which this model has both layers, and
+            which fit.
         """
         if self.pairs is None:
             found = find_pairs(flow, table.layers, streams=self.streams, model=model)
             return found.pairs
-        here = {layer.name for layer in table.layers}
-        given = [pair for pair in self.pairs if here.issuperset(pair)]
-        return user_pairs(given, table.layers)
+        return self._given(table)[0]
 
     def refused(self, table: LayerTable, flow: Flow) -> dict[str, str]:
         """What feeds each other and is not compared.
@@ -156,10 +160,26 @@ class SpectralEdges:
         Returns:
             ``"<layer>-><next layer>"`` -> reason.
         """
-        if self.pairs is not None or not flow:
+        if self.pairs is not None:
+            return self._given(table)[1]
+        if not flow:
             return {}
         found = find_pairs(flow, table.layers, streams=self.streams)
         return {f"{source}->{target}": why for source, target, why in found.refused}
+
+    def _given(self, table: LayerTable) -> tuple[list[LayerPair], dict[str, str]]:
+        """Pairs that the user named, and those that do not fit, with the reason."""
+        here = {layer.name for layer in table.layers}
+        pairs: list[LayerPair] = []
+        refused: dict[str, str] = {}
+        for earlier, later in self.pairs or ():
+            if not here.issuperset({earlier, later}):
+                continue  # of another model, or told at setup
+            try:
+                pairs += user_pairs([(earlier, later)], table.layers)
+            except ValueError as error:  # the layers were replaced by others
+                refused[f"{earlier}->{later}"] = str(error)
+        return pairs, refused
 
     def measure_edge(self, edge: LayerPair, step: int) -> Record:
         """Compare the singular vectors of two layers.
@@ -175,7 +195,12 @@ class SpectralEdges:
         later = self._leading(edge.later, step)
         if earlier is None or later is None:
             return self.failed_edge(edge, step, NON_FINITE)
-        adjacency = linalg.vector_adjacency(earlier.U, later.Vh)
+        shape = len(later.sigma), len(earlier.sigma)
+        adjacency = (
+            linalg.vector_adjacency(earlier.U, later.Vh)
+            if all(shape)  # a weight of zeros has no spectral neurons
+            else torch.zeros(shape, dtype=torch.float64)
+        )
         measures = self._measures(adjacency, edge)
         return self._record(edge, step, measures, OK)
 
@@ -211,18 +236,16 @@ class SpectralEdges:
             return known
         weight = layer.weight()
         if folded is not None:
-            weight = _folded(weight, folded)
+            weight = folded_in(weight, folded)
         if not bool(weight.isfinite().all()):
             return None
         found: Leading = linalg.leading_triplets(weight, self.k or min(layer.shape))
         self._known[key] = step, found
-        self._forget(step)
         return found
 
-    def _forget(self, step: int) -> None:
-        """Those of earlier steps."""
-        for key in [k for k, (at, _) in self._known.items() if at != step]:
-            del self._known[key]
+    def release(self) -> None:
+        """Free the vectors at the end of a record: they lie where the weights do."""
+        self._known.clear()
 
     def failed_edge(self, edge: LayerPair, step: int, status: str) -> Record:
         """The record of a measurement that failed: NaN values of the right shape."""
@@ -244,20 +267,6 @@ class SpectralEdges:
         )
 
 
-def _folded(weight: Tensor, norm: nn.Module) -> Tensor:
-    """With the scale of a batch norm behind it, which the forward in eval mode applies."""
-    variance, gamma = norm.running_var, norm.weight
-    if not isinstance(variance, Tensor):
-        raise ValueError(  # noqa: TRY004  # the module is of the right type
-            f"Found {type(norm).__name__} without running statistics; its scale is that "
-            "of each batch and cannot be folded in."
-        )
-    scale = gamma.detach() if isinstance(gamma, Tensor) else None
-    eps = float(norm.eps)  # type: ignore[arg-type]  # a batch norm has a number there
-    folded: Tensor = linalg.fold_batch_norm(weight, scale, variance, eps)
-    return folded
-
-
 def _check_names(pairs: Sequence[tuple[str, str]]) -> None:
     fitting = not isinstance(pairs, str) and all(
         isinstance(pair, (tuple, list))
@@ -269,4 +278,10 @@ def _check_names(pairs: Sequence[tuple[str, str]]) -> None:
         raise ValueError(
             f"SpectralEdges(pairs={pairs!r}): expected pairs of layer names, such as "
             "[('fc1', 'fc2'), ('fc2', 'head')]."
+        )
+    repeated = [pair for pair, n in Counter(map(tuple, pairs)).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"SpectralEdges(pairs=...): found {repeated} more than once; give each pair a "
+            "single time."
         )

@@ -112,11 +112,13 @@ def test_a_weight_that_is_not_finite_has_no_edges(place):
     assert tuple(record.measures) == EDGE_MEASURES
 
 
-def test_a_weight_of_zeros_has_no_spectral_neurons():
+@pytest.mark.parametrize(("place", "shape"), [(0, (12, 0)), (3, (0, 20))])
+def test_a_weight_of_zeros_has_no_spectral_neurons(place, shape):
     model = _chain()
-    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[place].weight)
     measures = SpectralEdges().measure_edge(_pair(model), 0).measures
-    assert (measures["columns"], measures["significant"]) == (0, 0)
+    assert (measures["rows"], measures["columns"]) == shape
+    assert (measures["significant"], measures["expected_false"]) == (0, 0)
     assert math.isnan(measures["top"])
 
 
@@ -132,6 +134,13 @@ def test_pairs_of_another_model_are_left_to_it():
     assert len(quantity.edges(find_layers(_chain()), Flow())) == 1
 
 
+def test_given_pairs_that_do_not_fit_any_more_are_left_out_with_the_reason():
+    quantity = SpectralEdges(pairs=[("0", "3"), ("3", "0")])
+    table = find_layers(_chain())
+    assert [pair.name for pair in quantity.edges(table, Flow())] == ["0->3"]
+    assert "12 outputs" in quantity.refused(table, Flow())["3->0"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -143,6 +152,12 @@ def test_pairs_of_another_model_are_left_to_it():
         ({"sigma": "3"}, ValueError, "number of standard deviations"),
         ({"pairs": ["fc1", "fc2"]}, ValueError, "pairs of layer names"),
         ({"pairs": []}, ValueError, "pairs of layer names"),
+        ({"pairs": [("0", "3"), ["0", "3"]]}, ValueError, "more than once"),
+        (
+            {"pairs": [("0", "3")], "fold_batch_norm": True},
+            ValueError,
+            "which batch norm is between",
+        ),
     ],
 )
 @pytest.mark.usefixtures("as_a_user_calls")

@@ -1,0 +1,100 @@
+"""Spectral edges where models change, are initialised late or cannot be traced."""
+
+import pytest
+import torch
+from torch import nn
+
+import svdhooks
+from svdhooks.reports import RecordingWarning
+
+SAMPLES = torch.randn(16, 12, generator=torch.Generator().manual_seed(0))
+
+
+def _chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
+
+
+def _edges(*pairs: tuple[str, str]) -> svdhooks.SpectralEdges:
+    return svdhooks.SpectralEdges(pairs=pairs or None, schedule=svdhooks.every(1))
+
+
+def _watch(model, edges, **options):
+    sink = svdhooks.MemorySink()
+    recorder = svdhooks.watch(
+        model,
+        None,
+        every=1,
+        quantities=["weight_spectrum", edges],
+        sinks=[sink],
+        max_overhead=None,
+        **options,
+    )
+    return recorder, sink
+
+
+def _steps(sink, quantity: str, layer: str) -> list[int]:
+    return [r.step for r in sink.records if (r.quantity, r.layer) == (quantity, layer)]
+
+
+def test_a_given_pair_that_fits_no_more_is_told_and_the_rest_goes_on():
+    model = _chain()
+    recorder, sink = _watch(model, _edges(("0", "2"), ("2", "4")))
+    with recorder:
+        recorder.step()
+        model[0] = nn.Linear(12, 20)
+        model[1] = nn.Sequential(nn.ReLU(), nn.Linear(20, 16))
+        with (
+            pytest.warns(RecordingWarning, match=r"(?s)the pair '0->2'.*20 outputs"),
+            pytest.warns(RecordingWarning, match="replaced"),
+        ):
+            recorder.step()
+        recorder.step()
+    assert _steps(sink, "spectral_edges", "0->2") == [0, 1]
+    assert _steps(sink, "spectral_edges", "2->4") == [0, 1, 2, 3]
+    assert _steps(sink, "weight_spectrum", "0") == [0, 1, 2, 3]
+
+
+def test_traced_pairs_are_those_of_the_layers_that_there_are_now():
+    model = _chain()
+    recorder, sink = _watch(model, _edges(), probe=SAMPLES)
+    with recorder:
+        model[0] = nn.Linear(12, 20)
+        model[1] = nn.Sequential(nn.ReLU(), nn.Linear(20, 16))
+        with pytest.warns(RecordingWarning, match="replaced"):
+            recorder.step()
+    assert _steps(sink, "spectral_edges", "0->2") == [0]
+    assert _steps(sink, "spectral_edges", "0->1.1") == [1]
+    assert [pair["name"] for pair in sink.pairs] == ["0->1.1", "1.1->2", "2->4"]
+
+
+@pytest.mark.parametrize(("pair", "text"), [(("0", "3"), "'3'"), (("2", "0"), "4 out")])
+def test_pairs_of_lazy_layers_are_checked_once_these_have_shapes(pair, text):
+    model = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(4))
+    recorder, sink = _watch(model, _edges(pair))
+    with recorder:
+        model(SAMPLES)
+        with pytest.warns(RecordingWarning, match=rf"(?s)the pair.*{text}"):
+            recorder.step()
+    assert _steps(sink, "weight_spectrum", "0") == [1]
+    assert not _steps(sink, "spectral_edges", "->".join(pair))
+
+
+def test_without_a_probe_the_pairs_have_to_be_given():
+    with pytest.raises(ValueError, match=r"spectral_edges without pairs="):
+        _watch(_chain(), _edges(), observe="training")
+    recorder, sink = _watch(_chain(), _edges(("0", "2")), observe="training")
+    recorder.close()
+    assert _steps(sink, "spectral_edges", "0->2") == [0]
+
+
+def test_vectors_are_freed_after_each_record():
+    recorder, _ = _watch(_chain(), _edges(), probe=SAMPLES)
+    with recorder:
+        kept = [
+            q for q in recorder._quantities if isinstance(q, svdhooks.SpectralEdges)
+        ]
+        assert [q._known for q in kept] == [{}]
+        assert recorder.last["0->2", "edges"].ok
