@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote
 
+import torch
 from torch import Tensor
 
 from svdhooks import schema
@@ -130,11 +131,15 @@ def _read(path: Path) -> dict[str, _Bases]:
     with safe_open(str(path), framework="pt") as file:
         said = file.metadata() or {}
         steps: dict[str, int] = json.loads(said["steps"])
+        in_parts = set(json.loads(said.get("complex", "[]")))
         for key, step in steps.items():
             owner, _, rest = key.partition("/")
             if "layout" not in said:  # before there were several quantities
                 owner, rest = _FIRST_KEEPER, key
-            found.setdefault(unquote(owner), {})[rest] = (step, file.get_tensor(key))
+            tensor = file.get_tensor(key)
+            if key in in_parts:
+                tensor = torch.view_as_complex(tensor)
+            found.setdefault(unquote(owner), {})[rest] = (step, tensor)
     return found
 
 
@@ -148,7 +153,18 @@ def _write(path: Path, several: Mapping[str, _Bases]) -> None:
         for key, base in bases.items()
     }
     steps = {key: step for key, (step, _) in named.items()}
-    tensors = {key: tensor.contiguous() for key, (_, tensor) in named.items()}
-    metadata = {"steps": json.dumps(steps), "layout": _LAYOUT}
+    in_parts = sorted(key for key, (_, tensor) in named.items() if tensor.is_complex())
+    tensors = {
+        # safetensors has no complex128: real and imaginary part, as of vectors
+        key: (
+            torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+        ).contiguous()
+        for key, (_, x) in named.items()
+    }
+    metadata = {
+        "steps": json.dumps(steps),
+        "layout": _LAYOUT,
+        "complex": json.dumps(in_parts),
+    }
     with written_whole(path) as begun:
         save_file(tensors, str(begun), metadata=metadata)

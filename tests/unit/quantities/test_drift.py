@@ -208,6 +208,23 @@ def test_a_resumed_run_goes_on_with_the_subspaces_of_its_start(tmp_path: Path) -
     ]  # fmt: skip
 
 
+def test_complex_subspaces_are_stored_too(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 9, dtype=torch.complex64), nn.Linear(9, 4))
+    for start in (None, 1):
+        with svdhooks.watch(
+            model, tmp_path, quantities=["subspace_drift"], start_step=start
+        ) as recorder:
+            kept = next(iter(recorder._quantities)).bases()
+            if start is None:
+                recorder.step()
+                stored = kept
+    assert kept.keys() == stored.keys()
+    for key, (step, vectors) in kept.items():
+        assert step == 0
+        torch.testing.assert_close(vectors, stored[key][1], rtol=0, atol=0)
+    assert kept["U/0"][1].is_complex()
+
+
 def test_two_quantities_keep_what_they_began_with_apart(tmp_path: Path) -> None:
     model = mlp(6, 9)
     go_on(tmp_path, model)
