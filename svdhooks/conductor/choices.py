@@ -20,6 +20,7 @@ from svdhooks.quantities import (
     WeightQuantity,
     WeightVectors,
     needs_flow,
+    needs_probe,
 )
 from svdhooks.quantities.fields import fields_of
 from svdhooks.quantities.protocols import Edge
@@ -225,3 +226,16 @@ class Choices:
             for quantity in quantities
         ]
         return [(quantity, watched) for quantity, watched in pairs if watched]
+
+
+def wants_pairs(due: Sequence[Quantity]) -> bool:
+    """Whether the log has pairs beside vectors, where a probe runs anyway.
+
+    Args:
+        due: What is to be measured.
+
+    Returns:
+        True if all processes have to know the flow for it.
+    """
+    stored = any(isinstance(quantity, WeightVectors) for quantity in due)
+    return stored and any(map(needs_probe, due))

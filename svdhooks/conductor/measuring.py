@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from svdhooks import advice
-from svdhooks.conductor.choices import NO_PAIRS, Choices
+from svdhooks.conductor.choices import NO_PAIRS, Choices, wants_pairs
 from svdhooks.conductor.differentiating import JacobianProbe, OfJacobians
 from svdhooks.conductor.measured import (
     PROBE_FAILED,
@@ -113,7 +113,8 @@ class Measurer(Choices):
             What it does of it from now on.
         """
         waiting = [q for q in due if isinstance(q, EdgeQuantity) and needs_flow(q)]
-        if not waiting or self._probe.agreed or not self._probing(reference, turn):
+        needed = bool(waiting) or (not self._team.alone and wants_pairs(due))
+        if not needed or self._probe.agreed or not self._probing(reference, turn):
             return turn
         now = turn or Turn(rehearses=not self._probe.rehearsed)
         self._probe.failure = None

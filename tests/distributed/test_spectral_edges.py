@@ -86,3 +86,23 @@ def test_one_process_traces_and_all_measure(
     top = svdhooks.SpectralEdges().measure_edge(alone.pairs[0], 0)
     assert 0 < found[PAIRS[0], 1]["top"] <= 1
     assert found[PAIRS[0], 1]["rows"] == top.measures["rows"]
+
+
+def store(rank: int, log_dir: str) -> None:
+    """Vectors and covariances of three updates; nobody asks for edges."""
+    model = model_of("ddp")
+    data = torch.randn(16, 6, generator=torch.Generator().manual_seed(rank))
+    vectors = svdhooks.WeightVectors(schedule=svdhooks.every(1))
+    with svdhooks.watch(
+        model, log_dir, every=1, quantities=[vectors, "covariance"], probe=data
+    ) as recorder:
+        recorder.step()
+        assert recorder._team.broken is None
+
+
+@pytest.mark.slow
+def test_the_log_of_several_processes_knows_the_pairs_beside_vectors(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    ranks.run(2, store, str(tmp_path))
+    assert [p["name"] for p in svdhooks.RunLog(tmp_path).pairs] == PAIRS
