@@ -13,7 +13,7 @@ from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team, form_team
 from svdhooks.flow.pairs import FoundPairs, find_pairs
-from svdhooks.layers import Selector, find_layers, unwrap
+from svdhooks.layers import LayerTable, Selector, find_layers, unwrap
 from svdhooks.layers.tap import TapChoice
 from svdhooks.probe import Forward, ProbeOptions, ReferenceBatch
 from svdhooks.quantities import SpectralEdges, WeightSpectrum, WeightVectors
@@ -174,9 +174,12 @@ def snapshot(
         The records of one step.
 
     Raises:
-        ValueError: If no layer can be watched, or the model does not take the batch.
+        ValueError: If no layer can be watched, one is not initialised (lazy), or the
+            model does not take the batch.
         TypeError: If an argument is of a wrong kind.
     """
+    for each in model.values() if isinstance(model, Mapping) else (model,):
+        _check_initialised(find_layers(each))
     sink = MemorySink()
     now = at(0)
     quantities = (
@@ -221,12 +224,23 @@ def layer_pairs(
         The pairs, and what feeds each other but cannot be compared, with the reason.
 
     Raises:
-        ValueError: If no layer can be watched.
+        ValueError: If no layer can be watched, or one is not initialised (lazy).
         TypeError: If ``model`` is not a module, ``layers`` is of a wrong kind or there is
             no tensor in ``batch``.
         Exception: Whatever the model raises on the batch.
     """
     table, plain = find_layers(model, layers), unwrap(model)
+    _check_initialised(table)
     measurer = Measurer(plain, table, ProbeOptions(), forward, Reporter())
     measurer.rehearse(ReferenceBatch.given(batch))
     return find_pairs(measurer.flow, table.layers, streams=streams, model=plain)
+
+
+def _check_initialised(table: LayerTable) -> None:
+    """Refuse lazy modules, which our forward would initialise from our random stream."""
+    lazy = [skipped.name for skipped in table.skipped if "(lazy)" in skipped.reason]
+    if table.incomplete:
+        raise ValueError(
+            f"Found modules that are not initialised (lazy): {', '.join(lazy[:8])}; "
+            "expected weights with shapes. Call the model once on a batch before."
+        )

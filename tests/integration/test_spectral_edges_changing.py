@@ -98,3 +98,17 @@ def test_vectors_are_freed_after_each_record():
         ]
         assert [q._known for q in kept] == [{}]
         assert recorder.last["0->2", "edges"].ok
+
+
+@pytest.mark.parametrize("look", [svdhooks.snapshot, svdhooks.layer_pairs])
+def test_a_model_that_is_not_initialised_is_told(look):
+    model = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(4))
+    with pytest.raises(ValueError, match=r"(?s)lazy.*0, 2.*once on a batch"):
+        look(model, SAMPLES)
+    model(SAMPLES)
+    assert [pair.name for pair in svdhooks.layer_pairs(model, SAMPLES).pairs] == [
+        "0->2"
+    ]
+    assert [pair["name"] for pair in svdhooks.snapshot(model, SAMPLES).pairs] == [
+        "0->2"
+    ]
