@@ -106,6 +106,10 @@ def label(axes: Axes, x: str = "", y: str = "") -> None:
     axes.set_ylabel(y, fontsize=NORMAL)
 
 
+_LONG_ENOUGH = 30
+"""Characters of a name that have room for its beginning too."""
+
+
 def shown(name: str, length: int = 40) -> str:
     """A layer's name as it can be drawn.
 
@@ -115,7 +119,7 @@ def shown(name: str, length: int = 40) -> str:
     Args:
         name: Any string.
         length: The most characters; of a longer name the end is kept, which tells
-            layers apart, and a little of the beginning.
+            layers apart, and, if that is much, a little of the beginning.
 
     Returns:
         One line; "?" for what cannot be drawn.
@@ -123,7 +127,7 @@ def shown(name: str, length: int = 40) -> str:
     single = " ".join(name.split())
     drawable = "".join(c if _drawable(c) else "?" for c in single)
     if len(drawable) > length:
-        first = (length - 1) // 3
+        first = (length - 1) // 3 if length >= _LONG_ENOUGH else 0
         drawable = f"{drawable[:first]}…{drawable[first + 1 - length :]}"
     return drawable.replace("$", r"\$")
 

@@ -1,13 +1,16 @@
-"""Where the layers of a spectral graph stand: columns by depth, neurons from the top."""
+"""Where the layers of a spectral graph stand: columns by depth, chain by chain."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks.analysis.graph import PairAdjacency
+
+_WIDEST = 12
+"""Columns of a line of chains."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Placed:
 
     Attributes:
         name: The layer's.
-        column: 0 for what nothing feeds.
+        column: From the left.
         top: Of its first neuron, in rows from the top.
         sigma: Singular values of the neurons that are drawn, relative to the largest.
         neurons: How many it has.
@@ -32,29 +35,62 @@ class Placed:
 def place(pairs: Sequence[PairAdjacency], max_nodes: int | None) -> dict[str, Placed]:
     """Place every layer of some pairs.
 
+    Chains that no pair joins stand beside one another, in the order of appearance, and
+    where there is no more room below one another, as words do.
+
     Args:
         pairs: Whose sources and targets are placed.
         max_nodes: The most neurons of a layer that are drawn, the leading ones; None:
-            as many as let the fullest column have some 60 rows, from 8 to 40.
+            as many as let the drawing have some 60 rows, from 6 to 40.
 
     Returns:
-        By name. Layers of one depth stand below one another.
+        By name. Layers of one depth in a chain stand below one another.
     """
     sigmas = _singular_values(pairs)
-    columns = depths([(pair.source, pair.target) for pair in pairs])
+    lines = _lines(_chains([(pair.source, pair.target) for pair in pairs]))
     if max_nodes is None:
-        fullest = max(Counter(columns.values()).values())
-        max_nodes = max(8, min(40, 60 // fullest))
+        fullest = sum(max(Counter(line.values()).values()) for line in lines)
+        max_nodes = max(6, min(40, 60 // fullest))
     placed: dict[str, Placed] = {}
-    bottoms: dict[int, float] = {}
-    for name, sigma in sigmas.items():
-        column, top = columns[name], bottoms.get(columns[name], 0.0)
-        drawn = sigma[:max_nodes]
-        relative = drawn / drawn[0] if drawn.size and drawn[0] > 0 else drawn * 0.0
-        placed[name] = Placed(name, column, top, relative, len(sigma))
-        # room for how many are left out, and for the name of the next one
-        bottoms[column] = top + max(len(drawn), 1) + 5.0
+    start = 0.0
+    for line in lines:
+        bottoms: dict[int, float] = {}
+        for name, column in line.items():
+            top = bottoms.get(column, start)
+            drawn = sigmas[name][:max_nodes]
+            relative = drawn / drawn[0] if drawn.size and drawn[0] > 0 else drawn * 0.0
+            placed[name] = Placed(name, column, top, relative, len(sigmas[name]))
+            # room for how many are left out, and for the name of the next one
+            bottoms[column] = top + max(len(drawn), 1) + 5.0
+        start = max(bottoms.values())
     return placed
+
+
+def _chains(edges: Sequence[tuple[str, str]]) -> list[dict[str, int]]:
+    """Layers that pairs join, with the depth of each among them."""
+    depth = depths(edges)
+    group = {name: {name} for name in depth}
+    for source, target in edges:
+        if group[source] is not group[target]:
+            group[source] |= group[target]
+            for name in group[target]:
+                group[name] = group[source]
+    distinct = {id(names): names for names in group.values()}.values()
+    return [{name: depth[name] for name in depth if name in some} for some in distinct]
+
+
+def _lines(chains: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:
+    """Layer -> column, line by line."""
+    lines: list[dict[str, int]] = [{}]
+    end = 0
+    for chain in chains:
+        width = 1 + max(chain.values())
+        if end and end + width > _WIDEST:
+            lines.append({})
+            end = 0
+        lines[-1] |= {name: end + depth for name, depth in chain.items()}
+        end += width
+    return lines
 
 
 def depths(edges: Sequence[tuple[str, str]]) -> dict[str, int]:

@@ -158,7 +158,7 @@ def _draw_layer(axes: Axes, layer: Placed, *, crowded: bool) -> None:
         zorder=2,
     )
     axes.annotate(
-        shown(layer.name, 14 if crowded else 20),
+        shown(layer.name, 16 if crowded else 22),
         (layer.column, layer.top - 1.2),
         ha="center",
         va="bottom",

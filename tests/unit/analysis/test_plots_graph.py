@@ -1,5 +1,7 @@
 """Pictures of adjacencies and of layers show every edge that counts, and count the rest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
@@ -9,7 +11,7 @@ from matplotlib.patches import Rectangle
 from svdhooks.analysis.graph import SpectralGraph
 from svdhooks.analysis.plots import plot_adjacency, plot_layer_graph
 from svdhooks.analysis.plots._canvas import pooled
-from svdhooks.analysis.plots._placement import depths
+from svdhooks.analysis.plots._placement import depths, place
 from tests.drawn import drawn, images, pair, random_pair
 
 
@@ -138,6 +140,19 @@ def test_a_layer_stands_behind_all_that_feed_it():
     chain = [("a", "b"), ("b", "c"), ("a", "c"), ("x", "c"), ("c", "d")]
     assert depths(chain) == {"a": 0, "b": 1, "c": 2, "x": 0, "d": 3}
     assert depths([("a", "b"), ("b", "a")]) == {"a": 0, "b": 1}
+
+
+def test_chains_stand_beside_one_another_and_continue_below_like_words():
+    pairs = [
+        replace(random_pair(), source=f"up{i}", target=f"down{i}") for i in range(7)
+    ]
+    pairs.append(replace(random_pair(), source="down0", target="head"))
+    placed = place(pairs, 3)
+    columns = {name: layer.column for name, layer in placed.items()}
+    assert [columns[x] for x in ("up0", "down0", "head", "up1", "down1")] == [*range(5)]
+    first = {name for name, layer in placed.items() if layer.top == 0}
+    assert {f"up{i}" for i in range(7)} - first == {"up5", "up6"}
+    assert (columns["up5"], columns["down6"]) == (0, 3)
 
 
 @pytest.mark.parametrize("wrong", [{"max_nodes": 0}, {"max_edges": -1}])
