@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from svdhooks.flow.graph import Operation, Step
-from svdhooks.flow.operations import works_number_by_number
+from svdhooks.flow.operations import reduces, works_number_by_number
 
 Shape = tuple[int, ...]
 Found = tuple["Places", bool]
@@ -16,10 +16,6 @@ _VIEWS = frozenset((
     *("T", "mT", "mH", "H", "t", "adjoint"),
     *("getitem", "select", "narrow", "split", "chunk", "tensor_split", "unbind"),
     *("split_with_sizes", "expand", "expand_as", "broadcast_to"),
-))
-_REDUCTIONS = frozenset((
-    *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean"),
-    *("std_mean", "norm", "vector_norm", "linalg_vector_norm", "logsumexp", "nanmean"),
 ))
 _DROPOUT = re.compile(r"(native_|feature_)?(alpha_)?dropout\d?d?")
 _POOL = re.compile(r"pool(\d)d")
@@ -86,10 +82,10 @@ def moved(
         return _reshaped(step.shape, before.shape, places)
     if name in _VIEWS:
         return _viewed(step, before.shape, places)
-    if name in _REDUCTIONS:
-        return _reduced(step.shape, before.shape, places)
+    if reduces(name):
+        return _reduced(step, before.shape, places)
     if kind == "pooling" or name in {"interpolate", "pad", "cat", "concat"}:
-        beside = _beside(name, step.shape, before.shape, places)
+        beside = _beside(name, step, before.shape, places)
         return (places, False) if beside else ""
     return ""
 
@@ -121,9 +117,15 @@ def _viewed(step: Step, before: Shape, places: Places) -> Found | str:
     return (replace(places, axis=found[0] - len(step.shape)), False) if found else _PART
 
 
-def _reduced(after: Shape, before: Shape, places: Places) -> Found | str:
+def _reduced(step: Step, before: Shape, places: Places) -> Found | str:
     """Over positions features stay; over features one number per position is left."""
-    axis = places.axis + len(before)
+    axis, after = places.axis + len(before), step.shape
+    if step.axes is not None:
+        gone = {i % len(before) for i in step.axes}
+        if axis in gone:
+            return places, True
+        behind = sum(i > axis for i in gone) if len(after) < len(before) else 0
+        return replace(places, axis=places.axis + behind), False
     if len(after) == len(before):
         others = [i for i in range(len(before)) if after[i] not in {before[i], 1}]
         if others or places.size == 1:
@@ -140,16 +142,19 @@ def _reduced(after: Shape, before: Shape, places: Places) -> Found | str:
     return (places, True) if now is None else (replace(places, axis=now), False)
 
 
-def _beside(name: str, after: Shape, before: Shape, places: Places) -> bool:
+def _beside(name: str, step: Step, before: Shape, places: Places) -> bool:
     """Whether an operation works on other axes than that of the features."""
+    after = step.shape
     same = len(after) == len(before) and places.fill(before, after)
     if name == "interpolate":
         return same and places.axis + len(before) == 1
     if name in {"cat", "concat"}:
         changed = [i for i, size in enumerate(after) if same and size != before[i]]
         return len(changed) == 1
-    if name == "pad":
-        return same
+    if (
+        name == "pad"
+    ):  # what is moved along an axis is padded on one side, cut on the other
+        return same and step.axes is not None and places.axis not in step.axes
     pool = _POOL.search(name)
     # pooling works on the last axes
     return same and pool is not None and -places.axis > int(pool[1])

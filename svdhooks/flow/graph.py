@@ -57,6 +57,7 @@ class Step:
         strides: Of the tensor, where it lies in the memory of what entered the
             operation, so that they say which axis is which; else empty.
         before: The strides of what entered then.
+        axes: Those that the call reduces or pads, as it counts them; None: not known.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +67,7 @@ class Step:
     feature_axis: int = -1
     strides: tuple[int, ...] = ()
     before: tuple[int, ...] = ()
+    axes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ class _Finding:
             if before is not None and not before.stream:
                 return
             try:
-                self.pairs[both] = make_pair(earlier, later, stream, self._norm(leaf))
+                norm = self._norm(leaf, earlier)
+                self.pairs[both] = make_pair(earlier, later, stream, norm)
             except ValueError as error:
                 reason = str(error)
         if reason:
@@ -153,11 +154,14 @@ class _Finding:
         )
         return FoundPairs(tuple(self.pairs.values()), tuple(left))
 
-    def _norm(self, leaf: Leaf) -> nn.Module | None:
-        """The batch norm between the two, if there is exactly one."""
+    def _norm(self, leaf: Leaf, earlier: Layer) -> nn.Module | None:
+        """The batch norm between the two, if there is exactly one that can be folded."""
         if len(leaf.norms) != 1 or leaf.norms[0] is None:
             return None
-        return self.modules.get(leaf.norms[0])
+        norm = self.modules.get(leaf.norms[0])
+        # of a flattened map it may have factors of its own for every position
+        fits = getattr(norm, "num_features", None) == earlier.shape[0]
+        return norm if fits else None
 
 
 def _modules(model: nn.Module | None) -> dict[str, nn.Module]:

@@ -16,11 +16,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from svdhooks.flow.graph import INPUT, UNKNOWN, Arrival, Flow, Operation, Step
 from svdhooks.flow.operations import (
+    axes_of,
     kind_of,
-    makes_no_use_of_values,
     memory_of,
     name_of,
+    rounds,
     strides_of_view,
+    valued,
 )
 from svdhooks.layers import PointValue
 from svdhooks.layers.layer import Layer
@@ -93,12 +95,13 @@ class Tracer(TorchFunctionMode):
         result = func(*args, **kwargs)
         if result is None or isinstance(result, (Tensor, tuple, list, dict)):
             with self._safely():
-                self._note(func, entering, versions, result)
+                self._note(func, (args, kwargs), entering, versions, result)
         return result
 
     def _note(
         self,
         func: Any,
+        call: tuple[Sequence[Any], Mapping[str, Any]],
         entering: Sequence[Tensor],
         versions: Sequence[int],
         result: Any,
@@ -118,7 +121,7 @@ class Tracer(TorchFunctionMode):
             return
         name = name_of(func)
         before = dict(zip(map(id, entering), versions, strict=True))
-        values = () if makes_no_use_of_values(name) else entering
+        values = valued(name, entering)
         indices = [self._index(x, before.get(id(x))) for x in values]
         parents = tuple(dict.fromkeys(i for i in indices if i != _CONSTANT))
         data = [x for x, i in zip(values, indices, strict=True) if i != _CONSTANT]
@@ -128,11 +131,12 @@ class Tracer(TorchFunctionMode):
         for tensor in (*made, *_distinct(written)):
             shape = tuple(tensor.shape)
             kind = kind_of(name, shape, data, constants)
-            if kind == "copy" and not tensor.is_floating_point():
-                kind = "other"  # rounded to integers
             operation = Operation(name, kind, parameters)
+            if not tensor.is_floating_point() and rounds(name):
+                operation = Operation(f"{name} to integers", "other", parameters)
             seen = strides_of_view(entering[0], tensor) if entering else ((), ())
-            self._set(tensor, Step(shape, (), operation, parents, -1, *seen))
+            step = Step(shape, (), operation, parents, -1, *seen, axes_of(name, *call))
+            self._set(tensor, step)
         for tensor in _distinct(written):
             self._spread(tensor, {id(x) for x in (*made, *written)})
 
