@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from svdhooks.conductor.choices import untraced
 from svdhooks.conductor.measuring import Measurer
 from svdhooks.conductor.outcome import Outcome, united
 from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
@@ -224,7 +225,8 @@ def layer_pairs(
         The pairs, and what feeds each other but cannot be compared, with the reason.
 
     Raises:
-        ValueError: If no layer can be watched, or one is not initialised (lazy).
+        ValueError: If no layer can be watched, one is not initialised (lazy), or the
+            forward works but not while it is traced.
         TypeError: If ``model`` is not a module, ``layers`` is of a wrong kind or there is
             no tensor in ``batch``.
         Exception: Whatever the model raises on the batch.
@@ -233,6 +235,8 @@ def layer_pairs(
     _check_initialised(table)
     measurer = Measurer(plain, table, ProbeOptions(), forward, Reporter())
     measurer.rehearse(ReferenceBatch.given(batch))
+    if measurer.untraced:
+        raise ValueError(f"Found no pairs: {untraced(measurer.untraced)}.")
     return find_pairs(measurer.flow, table.layers, streams=streams, model=plain)
 
 

@@ -28,10 +28,26 @@ from svdhooks.quantities.spectral_edges import SpectralEdges
 
 Q = TypeVar("Q", bound=Quantity)
 NO_PAIRS = (
-    "no layer was seen to feed another directly; give SpectralEdges(pairs=[(name, "
+    "no layer was seen to feed another directly, and svdhooks.layer_pairs(model, batch) "
+    "says what was refused and why; where you know it, give SpectralEdges(pairs=[(name, "
     "name), ...])"
 )
 _TRACED = SpectralEdges()
+
+
+def untraced(error: str) -> str:
+    """What is said where the flow is not known.
+
+    Args:
+        error: Why it could not be traced.
+
+    Returns:
+        What happened, and what to do.
+    """
+    return (
+        f"the forward works, but not while it is traced ({error}), so which layer feeds "
+        "which is not known; give SpectralEdges(pairs=[(name, name), ...])"
+    )
 
 
 class Choices:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from svdhooks import advice
-from svdhooks.conductor.choices import NO_PAIRS, Choices, wants_pairs
+from svdhooks.conductor.choices import NO_PAIRS, Choices, untraced, wants_pairs
 from svdhooks.conductor.differentiating import JacobianProbe, OfJacobians
 from svdhooks.conductor.measured import (
     PROBE_FAILED,
@@ -94,6 +94,11 @@ class Measurer(Choices):
         """Which layer feeds which; the same on all processes, or empty."""
         return self._probe.agreed_flow
 
+    @property
+    def untraced(self) -> str | None:
+        """Why which layer feeds which could not be traced; None if it could."""
+        return self._probe.untraced
+
     def trace(
         self,
         due: Sequence[Quantity],
@@ -125,7 +130,8 @@ class Measurer(Choices):
         self._probe.agree(now)
         for quantity in waiting:
             if not self.edges(quantity):
-                advice.nothing_to_measure(self._reporter, quantity.name, NO_PAIRS)
+                reason = untraced(self.untraced) if self.untraced else NO_PAIRS
+                advice.nothing_to_measure(self._reporter, quantity.name, reason)
         return None if turn is None else replace(turn, rehearses=False)
 
     def _rehearse_first(

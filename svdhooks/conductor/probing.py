@@ -43,6 +43,7 @@ class Probe:
         silent: What that run did not call, as it said then.
         flow: Which layer feeds which, as seen in that run; empty if it was not traced.
         agreed: Whether all processes know the same flow.
+        untraced: Why it could not be traced; None if it could, or was not to be.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Probe:
         self.silent: frozenset[str] = frozenset()
         self.flow = Flow()
         self.agreed = False
+        self.untraced: str | None = None
         self._model = model
         self._options = options
         self._forward = forward
@@ -85,9 +87,11 @@ class Probe:
         Args:
             turn: Says whose forward it is.
         """
-        mine = self.flow if self._team.rank == turn.keeper else None
+        own = self.flow, self.untraced
+        mine = own if self._team.rank == turn.keeper else None
         if not self._team.alone:
-            self.flow = self._team.exchange(mine)[turn.keeper] or Flow()
+            known = self._team.exchange(mine)[turn.keeper]
+            self.flow, self.untraced = known or (Flow(), None)
         self.agreed = True
 
     def rehearse(
@@ -107,6 +111,7 @@ class Probe:
         """
         found = self._rehearser.run(reference, watched)
         self._calls, self.flow = found.calls, found.flow
+        self.untraced = self._rehearser.untraced
         silent = [x.name for x in watched if not self._calls[id(x.module)]]
         self.silent = frozenset(silent)
         if silent:

@@ -15,6 +15,7 @@ from svdhooks.layers import Layer, PointValue, samples_of
 from svdhooks.layers.tap import Tap, Watched
 from svdhooks.nested import tensors_in
 from svdhooks.probe import Forward, Mask, ReferenceBatch
+from svdhooks.reports import status_of
 
 CHANGED = "changes parameters in place"
 """What `originals_kept` says of a model that must not be run again."""
@@ -44,6 +45,9 @@ class Rehearser:
         mask: Which is looked for in the batch.
         team: The processes. They rehearse together where a forward communicates.
         traced: Whether to find out what feeds what.
+
+    Attributes:
+        untraced: Why what feeds what could not be found out; None if it could.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Rehearser:
         self._mask = mask
         self._team = team
         self._traceable = traced
+        self.untraced: str | None = None
 
     def run(self, reference: ReferenceBatch, watched: Sequence[Watched]) -> Rehearsal:
         """Run once; collective where a forward communicates.
@@ -79,20 +84,26 @@ class Rehearser:
             found = self._once(reference, watched, self._traceable)
         except Exception as error:  # noqa: BLE001  # raised below, unless it was the trace
             failure = error
-        if self._traceable and self._again(failure):
+        if self._traceable and (untraced := self._again(failure)):
             self._traceable, failure = False, None  # which holds what it computed
-            return self._once(reference, watched, traced=False)
+            found = self._once(reference, watched, traced=False)
+            self.untraced = untraced  # it works without
+            return found
         if failure is not None:
             raise failure
         return found
 
-    def _again(self, failure: Exception | None) -> bool:
-        """Whether all who have to run the forward together run it without a trace."""
-        told = [None if failure is None else str(failure)]
+    def _again(self, failure: Exception | None) -> str | None:
+        """Why all who have to run the forward together run it without a trace."""
+        told = [None if failure is None else status_of(failure)]
         if needs_all(self._model):
             told = self._team.exchange(told[0])
         failed = [text for text in told if text is not None]
-        return bool(failed) and not any(CHANGED in text for text in failed)
+        return (
+            None
+            if any(CHANGED in text for text in failed)
+            else next(iter(failed), None)
+        )
 
     def _once(
         self, reference: ReferenceBatch, watched: Sequence[Watched], traced: bool

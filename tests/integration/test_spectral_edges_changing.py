@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _len_torch_function_stack
 
 import svdhooks
 from svdhooks.reports import RecordingWarning
@@ -112,3 +113,36 @@ def test_a_model_that_is_not_initialised_is_told(look):
     assert [pair["name"] for pair in svdhooks.snapshot(model, SAMPLES).pairs] == [
         "0->2"
     ]
+
+
+class _Untraceable(nn.Module):
+    """Refuses what follows its tensors, as a kernel of its own might."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        if _len_torch_function_stack():
+            raise RuntimeError("nobody may look")
+        return self.second(self.first(x).relu())
+
+
+def test_a_forward_that_cannot_be_traced_is_told_and_its_points_are_recorded():
+    sink, said = svdhooks.MemorySink(), r"(?s)not while it is traced.*nobody may look"
+    with (
+        pytest.warns(RecordingWarning, match=said),
+        svdhooks.watch(
+            _Untraceable(),
+            None,
+            quantities=[_edges(), "covariance"],
+            probe=SAMPLES,
+            sinks=[sink],
+        ),
+    ):
+        pass
+    assert sink.of("covariance")
+    assert all(record.ok for record in sink.of("covariance"))
+    assert not sink.of("spectral_edges")
+    with pytest.raises(ValueError, match=said):
+        svdhooks.layer_pairs(_Untraceable(), SAMPLES)
