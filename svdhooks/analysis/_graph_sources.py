@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from svdhooks.analysis.snapshots import LayerSnapshot, Source, layer_snapshot
+from svdhooks.analysis._source import Source, vectors_of_weight
+from svdhooks.analysis.snapshots import LayerSnapshot, layer_snapshot
 
 _CONVOLUTION = re.compile(r"conv\d+d")
 
@@ -96,7 +97,7 @@ class Recorded:
     ) -> None:
         self._source = source
         names = dict.fromkeys(x for row in rows for x in (row.source, row.target))
-        self._holders = {name: _holder(source, name) for name in names}
+        self._recorded = {name: vectors_of_weight(source, name) for name in names}
         if step is None:
             step = self._last()
         self.step = step
@@ -140,24 +141,18 @@ class Recorded:
 
     def _snapshot(self, layer: str) -> LayerSnapshot:
         if layer not in self._snapshots:
-            holder, turned = self._holders[layer]
-            found = layer_snapshot(self._source, holder, self.step)
-            if turned:
-                shape = found.shape[::-1]
-                found = replace(
-                    found, layer=layer, U=found.Vh.T, Vh=found.U.T, shape=shape
-                )
-            self._snapshots[layer] = found
+            self._snapshots[layer] = layer_snapshot(self._source, layer, self.step)
         return self._snapshots[layer]
 
     def _last(self) -> int:
         """The last step of which all layers have vectors."""
         common: set[int] | None = None
-        for holder, _ in self._holders.values():
-            steps, columns = self._source.vectors(holder, "weight")
+        for found in self._recorded.values():
             there = {
                 int(step)
-                for step, U in zip(steps, columns.get("U", ()), strict=False)
+                for step, U in zip(
+                    found.steps, found.columns.get("U", ()), strict=False
+                )
                 if U is not None
             }
             common = there if common is None else common & there
@@ -167,23 +162,6 @@ class Recorded:
                 "give pairs of layers that svdhooks.WeightVectors recorded."
             )
         return max(common)
-
-
-def _holder(source: Source, layer: str) -> tuple[str, bool]:
-    """Who has the vectors of a layer, and whether of the transposed weight."""
-    row = source.described.get(layer, {})
-    owner = row.get("tied_to")
-    try:
-        source.vectors(layer, "weight")
-    except KeyError:
-        if owner is None:
-            raise
-    else:
-        return layer, False
-    # an embedding is a map from indices: the transposed of the weight that it shares
-    other = source.described.get(owner, {})
-    turned = (row.get("kind") == "embedding") != (other.get("kind") == "embedding")
-    return owner, turned
 
 
 def _row(

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from svdhooks import linalg
+from svdhooks.analysis._source import Source
 from svdhooks.analysis.snapshots import (
     POINTS,
     LayerSnapshot,
     PointMoment,
-    Source,
     layer_snapshot,
 )
 from svdhooks.linalg import _solvers
@@ -146,7 +146,8 @@ def _moments(
     if side == "in":
         return {} if entered is None else {"measured": _second(entered, center)}
     found: dict[str, Tensor] = {}
-    if left is not None:
+    # a tied layer's own bias, if it has one, is not recorded
+    if left is not None and (snapshot.tied_to is None or center):
         bias = None if snapshot.bias is None else torch.from_numpy(snapshot.bias)
         covariance, mean = (
             torch.from_numpy(left.covariance),
@@ -197,6 +198,16 @@ def _check(side: str, data: str) -> None:
 def _lacking(source: Source, snapshot: LayerSnapshot, side: Side, data: Data) -> str:
     """What to do about moments that were not recorded."""
     point = "output" if side == "out" and data == "measured" else "input"
+    if (
+        snapshot.tied_to is not None
+        and point == "output"
+        and snapshot.output is not None
+    ):
+        return (
+            f"Layer {snapshot.layer!r} shares the weight of {snapshot.tied_to!r}, and a "
+            "bias of its own is not in the log. Give center=True, data='large', or "
+            "data='white'."
+        )
     try:
         steps = source.vectors(snapshot.layer, POINTS[point])[0]
     except KeyError:

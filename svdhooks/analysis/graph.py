@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from svdhooks import linalg
 from svdhooks.analysis._graph_sources import PairRow, Recorded, pair_rows
-from svdhooks.analysis.snapshots import Source
+from svdhooks.analysis._source import Source
 from svdhooks.linalg.spectral_graph import tail_probability
 
 if TYPE_CHECKING:

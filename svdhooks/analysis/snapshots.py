@@ -1,40 +1,19 @@
 """One layer as a log holds it at one step: weight, bias, and moments of what passed it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from svdhooks.analysis._source import Columns, Source, vectors_of_weight
 
 ROUNDING = 2.0**-22
 """Up to this ``residual`` a weight is stored to float32 rounding."""
 
 POINTS = {"input": "input_moments", "output": "output_moments"}
 """Point of a layer -> where its moments are filed."""
-
-_Columns = Mapping[str, Sequence[NDArray[Any] | None]]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What a `svdhooks.RunLog` and a `svdhooks.MemorySink` have in common here."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers and taps, in the model's order."""
-        ...
-
-    @property
-    def described(self) -> Mapping[str, Mapping[str, Any]]:
-        """Layer -> its row in the layer table."""
-        ...
-
-    def vectors(
-        self, layer: str, point: str = "weight"
-    ) -> tuple[NDArray[np.int64], Any]:
-        """Steps, and field -> one array for each of them, or None."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +76,8 @@ class LayerSnapshot:
         input: Moments of what entered; of a convolution those of its patches. None: not
             recorded at this step.
         output: Moments of what left, with the bias in it.
+        tied_to: The layer whose weight it shares and under whose name that is filed; a
+            bias of its own is not recorded then.
     """
 
     layer: str
@@ -110,6 +91,7 @@ class LayerSnapshot:
     complete: bool
     input: PointMoment | None = None
     output: PointMoment | None = None
+    tied_to: str | None = None
 
     def weight(self) -> NDArray[Any]:
         """``U·diag(σ)·Vᵀ``.
@@ -140,7 +122,8 @@ def layer_snapshot(
     Args:
         source: A `svdhooks.RunLog` or `svdhooks.MemorySink` with records of
             `svdhooks.WeightVectors`, and, for moments, of `svdhooks.PointMoments`.
-        layer: Its name.
+        layer: Its name. The weight of a tied layer is that of the layer that it is tied
+            to, transposed between an embedding and a linear layer.
         step: One with vectors; None: the last of them. Moments of other steps are not
             taken.
 
@@ -151,25 +134,28 @@ def layer_snapshot(
         KeyError: If no vectors of the layer were recorded.
         ValueError: If there are none of this step; names the steps that have some.
     """
-    steps, columns = _of_weight(source, layer)
-    row = _row(steps, columns, layer, step)
-    found = {name: arrays[row] for name, arrays in columns.items()}
+    recorded = vectors_of_weight(source, layer)
+    row = _row(recorded.steps, recorded.columns, layer, step)
+    found = {name: arrays[row] for name, arrays in recorded.columns.items()}
     U, sigma, Vh = (_present(found, name, layer) for name in ("U", "sigma", "Vh"))
+    if recorded.turned:
+        U, Vh = Vh.T, U.T
     shape = (U.shape[0], Vh.shape[1])
     residual = found.get("residual")
     whole = len(sigma) == min(shape)  # of a log that does not say it
-    at = int(steps[row])
+    at = int(recorded.steps[row])
     return LayerSnapshot(
         layer,
         at,
         U,
         sigma,
         Vh,
-        found.get("bias"),
+        found.get("bias") if recorded.tied_to is None else None,
         shape,
         _positions(source.described.get(layer), layer, shape),
         whole if residual is None else bool(residual[0] <= ROUNDING),
         **{point: point_moment(source, layer, point, at) for point in POINTS},
+        tied_to=recorded.tied_to,
     )
 
 
@@ -221,22 +207,8 @@ def unpacked(triangle: NDArray[np.float64], d: int) -> NDArray[np.float64]:
     return whole
 
 
-def _of_weight(source: Source, layer: str) -> tuple[NDArray[np.int64], _Columns]:
-    try:
-        steps, columns = source.vectors(layer, "weight")
-    except KeyError as error:
-        owner = source.described.get(layer, {}).get("tied_to")
-        if owner is None:
-            raise
-        raise KeyError(
-            f"No vectors of layer {layer!r} were recorded: it holds the weight of "
-            f"{owner!r}, perhaps transposed. Read those of that layer."
-        ) from error
-    return steps, columns
-
-
 def _row(
-    steps: NDArray[np.int64], columns: _Columns, layer: str, step: int | None
+    steps: NDArray[np.int64], columns: Columns, layer: str, step: int | None
 ) -> int:
     """The row of a step that has vectors."""
     there = [i for i, U in enumerate(columns.get("U", ())) if U is not None]

@@ -233,3 +233,25 @@ def test_steps_with_moments_are_named_where_this_one_has_none(tmp_path: Path) ->
     with pytest.raises(ValueError, match="at step 1; there are some at steps 0"):
         descrambled(sink, "fc")
     assert descrambled(sink, "fc", step=0).step == 0
+
+
+def test_a_tied_layer_is_descrambled_but_for_its_unrecorded_bias():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Tanh(), nn.Linear(5, 9))
+    model[2].weight = model[0].weight
+    batch = torch.randint(9, (60,))
+    sink = svdhooks.snapshot(model, batch)
+    with pytest.raises(ValueError, match="shares the weight of '0', and a bias"):
+        descrambled(sink, "2")
+    with torch.no_grad():
+        entering = model[1](model[0](batch)).double()
+    W = model[2].weight.detach().double()
+    large = descrambled(sink, "2", data="large").descrambling
+    expected = linalg.descramble(second(entering @ W.T))
+    assert large.identity_cost == pytest.approx(expected.identity_cost, rel=1e-5)
+    centred = descrambled(sink, "2", center=True).descrambling
+    expected = linalg.descramble(second(entering @ W.T, center=True))
+    assert centred.identity_cost == pytest.approx(expected.identity_cost, rel=1e-5)
+    inside = descrambled(sink, "2", side="in").descrambling
+    expected = linalg.descramble(second(entering))
+    assert inside.identity_cost == pytest.approx(expected.identity_cost, rel=1e-5)

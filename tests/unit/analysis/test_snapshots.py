@@ -170,7 +170,9 @@ def test_moments_of_another_step_are_not_taken(tmp_path: Path) -> None:
 def test_without_vectors_the_error_names_what_there_is(tmp_path: Path) -> None:
     log, sink, _, _ = train(tmp_path, [svdhooks.PointMoments(schedule=EVERY)])
     for source in (log, sink):
-        with pytest.raises(KeyError, match="input_moments, output_moments"):
+        with pytest.raises(
+            KeyError, match=r"input_moments, output_moments.*WeightVectors"
+        ):
             layer_snapshot(source, "fc")
     log, sink, _, _ = train(tmp_path / "other", "weight_spectrum")
     for source in (log, sink):
@@ -178,15 +180,18 @@ def test_without_vectors_the_error_names_what_there_is(tmp_path: Path) -> None:
             layer_snapshot(source, "fc")
 
 
-def test_a_tied_layer_says_whose_weight_it_holds() -> None:
-    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
-    model[1].weight = model[0].weight
-    sink = svdhooks.MemorySink()
-    with svdhooks.watch(model, None, sinks=[sink], quantities=QUANTITIES):
-        pass
-    assert layer_snapshot(sink, "0").complete
-    with pytest.raises(KeyError, match="it holds the weight of '0'"):
-        layer_snapshot(sink, "1")
+def test_a_tied_layer_is_read_where_its_weight_is_filed() -> None:
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 5), nn.Linear(5, 9))
+    model[2].weight = model[0].weight
+    sink = svdhooks.snapshot(model, torch.randint(9, (40,)))
+    own, tied = (layer_snapshot(sink, name) for name in ("0", "2"))
+    assert (own.tied_to, tied.tied_to) == (None, "0")
+    assert tied.bias is None
+    weight = model[2].weight.detach().numpy()
+    np.testing.assert_allclose(tied.weight(), weight, atol=1e-6)
+    np.testing.assert_allclose(own.weight(), weight.T, atol=1e-6)
+    assert tied.output is not None
+    assert len(tied.output.mean) == 9
 
 
 def test_an_older_log_says_by_its_triplets_whether_it_is_whole(tmp_path: Path) -> None:
