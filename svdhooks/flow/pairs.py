@@ -16,6 +16,10 @@ from svdhooks.layers.survey import named_modules
 Streams = Literal["next", "all", "none"]
 
 _IN_STREAM = "it is a part of a residual stream, and streams are not asked for"
+_HIDDEN = (
+    "what joined the stream after it comes from where it cannot be seen (tensor "
+    "parallelism, numpy); streams='all' takes it"
+)
 _ORIGIN = "it comes from where it cannot be seen (numpy, a kernel of its own)"
 
 
@@ -201,10 +205,19 @@ def _next(value: Value, read: frozenset[Content]) -> Iterator[Leaf]:
     # an output that others read by itself is the stream, and what they wrote joins it
     new = [leaf for leaf in found if leaf.content not in read]
     if new or found:
-        yield from new or found
+        yield from _in_sight(new or found)
         return
     for member in value.content.members:
         yield from _next(member, read)
+
+
+def _in_sight(joined: list[Leaf]) -> Iterator[Leaf]:
+    """What joined a stream last, unless something joined that was not seen."""
+    # who read the stream on the way there was not seen, either
+    hidden = any(leaf.content.names == (UNKNOWN,) for leaf in joined)
+    for leaf in joined:
+        seen = not hidden or leaf.name == UNKNOWN
+        yield leaf if seen else replace(leaf, reason=leaf.reason or _HIDDEN)
 
 
 def _unseen(value: Value, read: frozenset[Content]) -> Iterator[Leaf]:
