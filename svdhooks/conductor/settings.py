@@ -9,6 +9,7 @@ from svdhooks.layers.select import check_selectors
 from svdhooks.layers.tap import TapChoice, check_taps
 from svdhooks.probe import Forward, ProbeOptions
 from svdhooks.quantities import (
+    EdgeQuantity,
     JacobianQuantity,
     Quantity,
     needs_flow,
@@ -88,7 +89,8 @@ class Settings:
                 "observe='probe': Jacobians are taken at a reference batch, on the side of "
                 "the training."
             )
-        traced = [q.name for q in self.quantities if needs_flow(q)]
+        edges = [q for q in self.quantities if isinstance(q, EdgeQuantity)]
+        traced = [q.name for q in edges if needs_flow(q)]
         if self.observe == "training" and traced:
             raise ValueError(
                 f"Found {', '.join(traced)} without pairs= together with "
