@@ -5,6 +5,7 @@ from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
 from svdhooks.linalg import _solvers
+from svdhooks.linalg._kinds import tensor
 
 
 def left_vectors(A: Shaped[Tensor, "m n"]) -> Inexact[Tensor, "m r"]:
@@ -63,9 +64,10 @@ def checked(weight: Shaped[Tensor, "..."]) -> Inexact[Tensor, "..."]:
         float64 or complex128, without gradient.
 
     Raises:
-        TypeError: If the entries are integers or booleans.
+        TypeError: If it is no tensor, or its entries are integers or booleans.
         ValueError: If an entry is not finite, or there are fewer than two axes.
     """
+    tensor(weight, "a weight")
     if not (weight.is_floating_point() or weight.is_complex()):
         raise TypeError(
             f"Found a weight of {weight.dtype}, expected floating or complex numbers. "

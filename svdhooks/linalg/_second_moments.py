@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from svdhooks.linalg import _solvers
+from svdhooks.linalg._kinds import tensor
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -51,10 +52,9 @@ def vector(values: Any, what: str, n: int) -> Tensor:
 
 def real(values: Any, what: str) -> Tensor:
     """Real floating numbers in float64."""
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        kind = getattr(values, "dtype", type(values).__name__)
+    if not tensor(values, what).is_floating_point():
         raise TypeError(
-            f"Found {what} of {kind}, expected a tensor of real floating numbers. "
+            f"Found {what} of {values.dtype}, expected a tensor of real floating numbers. "
             "Descramble real and imaginary parts of complex layers on their own."
         )
     return _solvers.double(values)

@@ -144,7 +144,8 @@ def _of_user(n: int, operator: Tensor) -> Tensor:
     if not isinstance(operator, Tensor) or not operator.is_floating_point():
         kind = getattr(operator, "dtype", type(operator).__name__)
         raise TypeError(
-            f"Found an operator of {kind}, expected a name or a real floating matrix."
+            f"Found an operator of {kind}, expected one of {', '.join(OPERATORS)}, or a "
+            "real floating tensor."
         )
     if operator.shape != (n, n):
         raise ValueError(

@@ -5,6 +5,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from svdhooks.linalg import _solvers
+from svdhooks.linalg._kinds import tensor
 
 
 def principal_angles(
@@ -23,6 +24,7 @@ def principal_angles(
         min(j, k) angles in radians, 0 … π/2, ascending, float64.
 
     Raises:
+        TypeError: If one is no tensor.
         ValueError: If the vectors are not of one length.
     """
     Qa, Qb = _bases(A, B)
@@ -51,6 +53,7 @@ def subspace_overlap(A: Inexact[Tensor, "n j"], B: Inexact[Tensor, "n k"]) -> fl
         ``‖Q_AᵀQ_B‖²_F / min(j, k)``, 0 … 1; NaN where one has no columns.
 
     Raises:
+        TypeError: If one is no tensor.
         ValueError: If the vectors are not of one length.
     """
     Qa, Qb = _bases(A, B)
@@ -62,7 +65,7 @@ def subspace_overlap(A: Inexact[Tensor, "n j"], B: Inexact[Tensor, "n k"]) -> fl
 
 def _bases(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal bases of both, in double precision."""
-    if A.shape[0] != B.shape[0]:
+    if tensor(A, "vectors").shape[0] != tensor(B, "vectors").shape[0]:
         raise ValueError(
             f"Found vectors of {A.shape[0]} and of {B.shape[0]} entries, expected the "
             "same number: one column for each vector."

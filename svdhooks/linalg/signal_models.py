@@ -204,10 +204,12 @@ def _finished(
     v: Array, parameters: Array, fitted: Array, names: tuple[str, ...]
 ) -> SignalModelFit:
     """The fit with its R²."""
-    total = float(np.square(v - v.mean()).sum())
+    scale = float(np.abs(v).max()) or 1.0  # squares of 1e200 are no numbers
+    unit = v / scale
+    total = float(np.square(unit - unit.mean()).sum())
     # a constant leaves rounding, of which no share can be explained
-    constant = total <= (1e-15 * float(np.abs(v).max())) ** 2 * len(v)
-    left = float(np.square(v - fitted).sum())
+    constant = total <= 1e-30 * len(v)
+    left = float(np.square(unit - fitted / scale).sum())
     r_squared = float("nan") if constant else 1 - left / total
     return SignalModelFit(parameters, np.array(fitted), r_squared, names)
 

@@ -27,6 +27,7 @@ from svdhooks.linalg._graph_vectors import (
     left_vectors,
     right_vectors,
 )
+from svdhooks.linalg._kinds import tensor
 
 __all__ = [
     "NULLS",
@@ -76,7 +77,7 @@ def spectral_adjacency(
         earlier; entries in [0, 1].
 
     Raises:
-        TypeError: If the entries are integers or booleans.
+        TypeError: If one is no tensor, or its entries are integers or booleans.
         ValueError: If the shapes do not fit, an entry is not finite, or the kind is
             unknown.
         torch.linalg.LinAlgError: If a decomposition does not converge.
@@ -141,8 +142,8 @@ def vector_adjacency(
     Raises:
         ValueError: If the later vectors are no multiple of the earlier ones in length.
     """
-    c, m = U.shape
-    n, width = Vh.shape
+    c, m = tensor(U, "left vectors").shape
+    n, width = tensor(Vh, "right vectors").shape
     if not c or width % c:
         raise ValueError(
             f"Found left vectors of {c} entries and right vectors of {width}; expected "
@@ -156,9 +157,9 @@ def vector_adjacency(
     for start in range(0, n, size := max(BLOCK_BYTES // per_row, 1)):
         rows = _solvers.double(Vh[start : start + size]).to(U)
         # one product: a batch of them would be a matrix and a vector, again and again
-        inner = rows.reshape(-1, c, z).mT.reshape(-1, c) @ U
+        inner = rows.reshape(len(rows), c, z).mT.reshape(len(rows) * z, c) @ U
         inner = inner.abs() if inner.is_complex() else inner
-        found[start : start + size] = inner.square_().reshape(-1, z, m).sum(1)
+        found[start : start + size] = inner.square_().reshape(len(rows), z, m).sum(1)
     return found.clamp_(max=1.0)  # 1 + 1e-16 is a rounding error
 
 
@@ -245,7 +246,7 @@ def fold_batch_norm(
         ValueError: If the sizes differ, or a variance is negative or not finite.
     """
     double = checked(weight)
-    scale = _solvers.double(variance)
+    scale = _solvers.double(tensor(variance, "variances"))
     if scale.shape != weight.shape[:1] or (
         gamma is not None and gamma.shape != scale.shape
     ):
@@ -263,14 +264,15 @@ def fold_batch_norm(
 def _readers(earlier: Tensor, later: Tensor) -> Tensor:
     """The later weight as (out, features, positions), both of them checked."""
     for weight in (earlier, later):
-        if weight.ndim < 2:
+        if tensor(weight, "a weight").ndim < 2:
             checked(weight)
     return as_readers(later, len(earlier), earlier.ndim > 2)
 
 
 def _positions_with_outputs(weight: Tensor) -> Tensor:
     """(out, in, *kernel) as (out · positions, in), output by output."""
-    return weight.movedim(1, -1).reshape(-1, weight.shape[1])
+    moved = weight.movedim(1, -1)
+    return moved.reshape(moved.shape[:-1].numel(), weight.shape[1])
 
 
 def _read(adjacency: Any, features: int | None) -> tuple[np.ndarray, int]:

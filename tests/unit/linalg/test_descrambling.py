@@ -201,7 +201,7 @@ def test_two_runs_agree_whatever_the_signs_of_the_solver():
         (torch.full((2, 2), float("inf")), ValueError, "NaN or infinity"),
         (torch.eye(2, dtype=torch.complex128), TypeError, "torch.complex128"),
         (torch.eye(2, dtype=torch.int64), TypeError, "torch.int64"),
-        (np.eye(2), TypeError, "float64, expected a tensor"),
+        (np.eye(2), TypeError, "ndarray, expected a tensor"),
     ],
 )
 def test_what_is_no_second_moment_is_refused(given, error, said):

@@ -153,6 +153,12 @@ def test_a_straight_line_is_the_least_squares_line():
 # --- what fails, and how ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_values_whose_squares_are_no_numbers_are_fitted(scale):
+    found = fit_signal_model(TIMES, scale * np.exp(-TIMES / TIMES.mean()))
+    assert found.r_squared == pytest.approx(1.0, abs=1e-10)
+
+
 @pytest.mark.parametrize("values", [np.zeros(64), np.full(64, 0.1)])
 def test_constant_values_have_no_r_squared(values):
     found = fit_signal_model(TIMES, values)

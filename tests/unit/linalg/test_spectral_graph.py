@@ -196,6 +196,34 @@ def test_what_does_not_fit_is_said():
         linalg.internal_dimensions(np.eye(2), 0)
 
 
+@pytest.mark.usefixtures("as_a_user_calls")
+def test_arrays_are_no_weights():
+    W = np.eye(3)
+    for call in (
+        lambda: linalg.spectral_adjacency(W, W),
+        lambda: linalg.kernel_matrix(torch.eye(3), W),
+        lambda: linalg.vector_adjacency(W, torch.eye(3)),
+        lambda: linalg.fold_batch_norm(W, None, torch.ones(3)),
+        lambda: linalg.fold_batch_norm(torch.eye(3), None, np.ones(3)),
+        lambda: linalg.principal_angles(W, torch.eye(3)),
+        lambda: linalg.subspace_overlap(torch.eye(3), W),
+        lambda: linalg.preactivation_moment(W, torch.ones(3)),
+    ):
+        with pytest.raises(TypeError, match=r"type ndarray.*torch\.as_tensor"):
+            call()
+
+
+def test_layers_without_inputs_or_outputs_have_no_neurons():
+    without = linalg.spectral_adjacency(torch.randn(6, 0), torch.randn(4, 6))
+    assert without.shape == (4, 0)
+    without = linalg.spectral_adjacency(torch.randn(6, 3), torch.randn(0, 6, 2, 2))
+    assert without.shape == (0, 3)
+    without = linalg.spectral_adjacency(
+        torch.randn(6, 0, 2), torch.randn(4, 6), kind="cosvr"
+    )
+    assert without.shape == (4, 0)
+
+
 def test_a_folded_norm_is_the_layer_with_its_norm():
     conv, norm = nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5)
     with torch.no_grad():
