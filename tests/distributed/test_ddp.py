@@ -96,6 +96,7 @@ def test_ranks_read_what_one_process_would(
     assert log.steps.tolist() == [0, 2, 4, 6]
 
 
+@pytest.mark.slow
 def test_an_empty_shard_counts_as_nothing(ranks: Ranks, tmp_path: Path) -> None:
     probe = batches(1, 24)[0]
     probes = [probe, probe[:0]]

@@ -193,6 +193,7 @@ def fit_fabric(rank: int, log_dir: str) -> tuple[list[float], Values]:
     return losses, values_of(sink.records)
 
 
+@pytest.mark.slow
 def test_fabric_reads_what_one_process_would(ranks: Ranks, tmp_path: Path) -> None:
     (_, records), (_, none) = ranks.run(2, fit_fabric, str(tmp_path))
     check_same(records, whole_run(batches(1)[0], batches(6)), rel=2e-5)

@@ -142,7 +142,9 @@ SKETCH = {"max_samples": None, "directions": 6, "max_directions": 8}
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("sizes", [[12, 12], [9, 4]])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param([12, 12], marks=pytest.mark.slow), [9, 4]]
+)
 def test_two_processes_read_what_one_would(
     ranks: Ranks, kind: str, sizes: list[int]
 ) -> None:

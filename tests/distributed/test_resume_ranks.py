@@ -50,6 +50,7 @@ def test_as_many_find_their_batches_again(ranks: Ranks, tmp_path: Path) -> None:
     assert after[0][8] == before[0][4]  # 24 samples of the same mean
 
 
+@pytest.mark.slow
 def test_more_and_fewer_take_new_batches_and_say_so(
     ranks: Ranks, tmp_path: Path
 ) -> None:

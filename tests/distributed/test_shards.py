@@ -195,9 +195,9 @@ def gram_on_mesh(rank: int, placements: list[Any], shape: tuple[int, int]) -> An
 @pytest.mark.parametrize(
     ("placements", "shape"),
     [
-        ([Replicate(), Shard(0)], (33, 5)),
+        pytest.param([Replicate(), Shard(0)], (33, 5), marks=pytest.mark.slow),
         ([Shard(0), Replicate()], (33, 5)),
-        ([Replicate(), Shard(1)], (5, 33)),
+        pytest.param([Replicate(), Shard(1)], (5, 33), marks=pytest.mark.slow),
         ([Shard(0), Shard(0)], (33, 5)),
         ([Shard(1), Shard(1)], (5, 33)),
         ([Shard(0), Shard(0)], (3, 1)),

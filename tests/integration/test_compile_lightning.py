@@ -124,7 +124,10 @@ def _assert_as_eager_and_undisturbed(found: Run, twin: Run, unwatched: Run) -> N
 
 
 @pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [*SHAPES[:2], *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES[2:])],
+)
 def test_a_compiled_module_records_what_its_eager_twin_does(shape, probe):
     """Hazards 1, 2 and 39: after a compiled validation, under the same names."""
     found = _fit(shape, probe=PROBES[probe])

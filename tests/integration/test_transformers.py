@@ -469,6 +469,7 @@ def test_what_a_compiled_training_sees_is_refused(tmp_path):
 # --- evaluation ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_monitored_measure_chooses_the_best_model_and_stops_early(tmp_path):
     seen: list[float] = []
     name = f"weight_stable_rank/{UP}"

@@ -25,6 +25,7 @@ def test_a_sketch_bounds_every_singular_value_and_rank_from_below():
             ).all()
 
 
+@pytest.mark.slow
 def test_the_frobenius_norm_of_a_sketch_is_unbiased():
     J = torch.randn(1, 9, 20).double() * torch.logspace(0, -2, 20).double()
     function, at = linear(J)

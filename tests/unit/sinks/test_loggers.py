@@ -423,6 +423,7 @@ def test_a_run_to_which_nobody_else_logs_keeps_every_record():
 # --- Weights & Biases itself -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_offline_run_has_numbers_pictures_and_the_users_rows(
     tmp_path, monkeypatch
 ):

@@ -61,6 +61,7 @@ def test_a_run_has_all_arms_layers_and_sides_and_tells_of_every_step(tmp_path, d
     assert all(r["chance"] is None for r in result.table if r["layer"] == scores.GAP)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_and_leaves_the_random_state_alone(tmp_path, data):
     state = torch.get_rng_state()
     results = [
@@ -108,6 +109,7 @@ def test_a_second_call_goes_on_where_the_first_was_stopped(tmp_path, data, where
     assert all((out / n).stat().st_mtime_ns == time for n, time in kept.items())
 
 
+@pytest.mark.slow
 def test_seeds_can_be_added(tmp_path, data):
     first = run_refit(RefitSettings(**TINY), tmp_path / "a", data=data)
     more = RefitSettings(**{**TINY, "seeds": 2})
