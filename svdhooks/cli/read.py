@@ -235,15 +235,13 @@ def _print_notes(log: RunLog, chosen: list[str], console: Console) -> None:
         rest = len(log.skipped) - _SHOWN
         more = f" and {rest} more" if rest > 0 else ""
         console.print(f"[dim]Not watched: {escape(shown)}{more}[/dim]", soft_wrap=True)
-    pairs = {pair["name"] for pair in log.pairs}
-    layers = [layer for layer in log.layers if layer not in pairs]
     noisy = sum(
         any("below_noise" in entry.marks for entry in log.statuses(layer))
-        for layer in layers
+        for layer in log.layers
     )
     if noisy:
         console.print(
-            f"[dim]{noisy} of {len(layers)} layers have values below the noise floor "
+            f"[dim]{noisy} of {len(log.layers)} layers have values below the noise floor "
             "of their precision.[/dim]",
             soft_wrap=True,
         )

@@ -175,7 +175,10 @@ class Run:
 
     @property
     def _paired(self) -> set[str]:
-        return {row["name"] for row in self.pairs}
+        """Names of pairs at any time; a layer of the same name stays a layer."""
+        rows = (row for _, meta in self._table.metas for row in meta.get("pairs", ()))
+        layers = {n for n, row in self._table.described.items() if "kind" in row}
+        return {row["name"] for row in rows} - layers
 
     @property
     def _table(self) -> RunTable:

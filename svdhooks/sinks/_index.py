@@ -32,6 +32,7 @@ class Index:
         self._run_metrics: dict[str, None] = {}
         self._steps: set[int] = set()
         self._described: dict[str, Mapping[str, Any]] = {}
+        self._paired: set[str] = set()
 
     def follows(self, records: Sequence[Record]) -> bool:
         """Whether a list is the one known here, perhaps with more at its end."""
@@ -52,6 +53,7 @@ class Index:
                 self._layers = dict.fromkeys(row["name"] for row in rows) | self._layers
                 self._described |= {row["name"]: row for row in rows}
                 self.pairs = tuple(meta.get("pairs", ())) or self.pairs
+                self._paired |= {row["name"] for row in self.pairs}
             elif record.layer:
                 self._take_layer(record)
             else:
@@ -82,7 +84,7 @@ class Index:
 
     def named(self, *, pairs: bool) -> tuple[str, ...]:
         """Those that are pairs of layers, or those that are not."""
-        known = {row["name"] for row in self.pairs}
+        known = self._paired - self._described.keys()
         return tuple(name for name in self._layers if (name in known) == pairs)
 
     @property

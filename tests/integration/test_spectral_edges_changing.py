@@ -69,6 +69,8 @@ def test_traced_pairs_are_those_of_the_layers_that_there_are_now():
     assert _steps(sink, "spectral_edges", "0->2") == [0]
     assert _steps(sink, "spectral_edges", "0->1.1") == [1]
     assert [pair["name"] for pair in sink.pairs] == ["0->1.1", "1.1->2", "2->4"]
+    assert sink.layers == ("0", "1.1", "2", "4")
+    assert sink.edges == ("0->2", "2->4", "0->1.1", "1.1->2")
 
 
 @pytest.mark.parametrize(("pair", "text"), [(("0", "3"), "'3'"), (("2", "0"), "4 out")])
@@ -146,3 +148,17 @@ def test_a_forward_that_cannot_be_traced_is_told_and_its_points_are_recorded():
     assert not sink.of("spectral_edges")
     with pytest.raises(ValueError, match=said):
         svdhooks.layer_pairs(_Untraceable(), SAMPLES)
+
+
+def test_a_layer_may_be_called_like_a_pair(tmp_path):
+    model = nn.Sequential()
+    for name, module in zip(("a", "b", "a->b"), _chain()[::2], strict=True):
+        model.add_module(name, module)
+    recorder, sink = _watch(model, _edges(), probe=SAMPLES)
+    recorder.close()
+    with svdhooks.watch(model, tmp_path, quantities=[_edges()], probe=SAMPLES):
+        pass
+    for source in (sink, svdhooks.RunLog(tmp_path)):
+        assert source.layers == ("a", "b", "a->b")
+        assert source.edges == ("b->a->b",)
+        assert source.series("a->b", "edges_rows")[1] == 16
