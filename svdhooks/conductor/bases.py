@@ -75,8 +75,8 @@ class BaseKeeper:
         except Exception as error:  # noqa: BLE001  # a damaged file is not fatal
             self._reporter.problem(
                 "bases",
-                f"svdhooks: could not read the weights that the run began with, "
-                f"{self._path} ({error}); W − W₀ is counted from here on.",
+                f"svdhooks: could not read what the run began with, {self._path} "
+                f"({error}); changes since the start are counted from here on.",
                 error,
             )
             return
@@ -106,8 +106,8 @@ class BaseKeeper:
         except Exception as error:  # noqa: BLE001  # storing may fail, training may not
             self._reporter.problem(
                 "bases",
-                "svdhooks: could not store the weights that the run began with "
-                f"({error}); in a resumed run W − W₀ is counted from the restart.",
+                f"svdhooks: could not store what the run began with ({error}); in a "
+                "resumed run changes since the start are counted from the restart.",
                 error,
             )
 
@@ -116,9 +116,9 @@ class BaseKeeper:
         if size > MOST_BYTES:
             self._reporter.note(
                 f"bases of {name}",
-                f"svdhooks: the weights that the run began with ({size / 1e6:.0f} MB) are "
-                f"not stored; in a resumed run W − W₀ of {name} is counted from the "
-                "restart.",
+                f"svdhooks: what {name} began with ({size / 1e6:.0f} MB) is not stored; in "
+                "a resumed run changes since the start are counted from the restart. "
+                "Watch fewer layers with it to have them stored.",
             )
         return size <= MOST_BYTES
 

@@ -265,7 +265,7 @@ def test_what_is_too_large_of_one_quantity_is_stored_of_another(
     model = nn.Sequential(nn.Linear(20, 10))  # 800 bytes; its vectors 240
     quantities = [SubspaceDrift(k=1), svdhooks.UpdateSpectrum()]
     with (
-        pytest.warns(RecordingWarning, match="W₀ of update_spectrum is counted"),
+        pytest.warns(RecordingWarning, match="what update_spectrum began with"),
         svdhooks.watch(model, tmp_path, quantities=quantities) as recorder,
     ):
         recorder.step()

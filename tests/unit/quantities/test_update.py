@@ -215,11 +215,11 @@ def test_bases_that_are_damaged_or_too_large_are_told(tmp_path, monkeypatch):
     path = tmp_path / "svdhooks" / "base.safetensors"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.warns(
-        RecordingWarning, match="could not read the weights that the run"
+        RecordingWarning, match="could not read what the run began with"
     ):
         assert _resumed(tmp_path, 1, mlp(6, 9)) == [1, 1]
     monkeypatch.setattr("svdhooks.conductor.bases.MOST_BYTES", 10)
-    with pytest.warns(RecordingWarning, match="are not stored"):
+    with pytest.warns(RecordingWarning, match="is not stored"):
         _resumed(tmp_path / "other", 0, mlp(6, 9))
     assert not (tmp_path / "other" / "svdhooks" / "base.safetensors").exists()
 
