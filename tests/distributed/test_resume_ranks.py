@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 from torch.nn.parallel import DistributedDataParallel
 
 import svdhooks
