@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from svdhooks import linalg
 from svdhooks.layers.layer import Layer
+from svdhooks.layers.sharding import is_dtensor
 
 _CONVOLUTION = re.compile(r"conv\d+d")
 _GATED = re.compile(r"(lstm|gru) gate|rnn weight")
@@ -173,7 +174,8 @@ def folded_in(weight: Tensor, norm: nn.Module) -> Tensor:
         Its rows, scaled.
 
     Raises:
-        ValueError: If the norm keeps no running statistics.
+        ValueError: If the norm keeps no running statistics, or its factors are not
+            whole on this process.
     """
     variance, gamma = norm.running_var, norm.weight
     if not isinstance(variance, Tensor):
@@ -182,6 +184,12 @@ def folded_in(weight: Tensor, norm: nn.Module) -> Tensor:
             "of each batch and cannot be folded in."
         )
     scale = gamma.detach() if isinstance(gamma, Tensor) else None
+    if scale is not None and (is_dtensor(scale) or len(scale) != len(weight)):
+        raise ValueError(
+            f"Found the factors of {type(norm).__name__} sharded over processes; "
+            f"expected all {len(weight)}. Leave fold_batch_norm out, or do not shard "
+            "the norm."
+        )
     eps = float(norm.eps)  # type: ignore[arg-type]  # a batch norm has a number there
     folded: Tensor = linalg.fold_batch_norm(weight, scale, variance, eps)
     return folded

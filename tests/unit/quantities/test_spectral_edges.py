@@ -81,6 +81,14 @@ def test_a_batch_norm_is_folded_on_request():
     assert abs(plain.measures["top"] - expected) > 0.01
 
 
+def test_factors_that_are_not_whole_here_are_told():
+    model = _chain()
+    pair = _pair(model, model[1])
+    model[1].weight = nn.Parameter(torch.empty(0))  # as FSDP leaves it between forwards
+    with pytest.raises(ValueError, match=r"(?s)sharded.*expected all 20.*Leave fold"):
+        SpectralEdges(fold_batch_norm=True).measure_edge(pair, 0)
+
+
 def test_a_weight_is_decomposed_once_per_step_and_again_at_the_next():
     model = _chain()
     quantity, pair = SpectralEdges(k=None), _pair(model)
