@@ -46,6 +46,7 @@ __all__ = [
     "Rectangle",
     "colour_bar",
     "from_zero",
+    "in_two_lines",
     "label",
     "largest",
     "mpl",
@@ -132,6 +133,26 @@ def shown(name: str, length: int = 40) -> str:
     return drawable.replace("$", r"\$")
 
 
+def in_two_lines(name: str, length: int) -> str:
+    """A layer's name as it can be drawn above a narrow column.
+
+    Args:
+        name: Any string.
+        length: The most characters of a line.
+
+    Returns:
+        One line, or two that part at a dot: the last line names the layer, the one
+        above it tells which block it is of.
+    """
+    if len(name) <= length:
+        return shown(name, length)
+    # the first dot behind which the rest fits
+    at = name.find(".", max(len(name) - length - 1, 0))
+    if at <= 0:
+        return shown(name, length)
+    return f"{shown(name[: at + 1], length)}\n{shown(name[at + 1 :], length)}"
+
+
 def _drawable(character: str) -> bool:
     """Whether one of the chosen fonts has a glyph for it."""
     if character.isascii():
@@ -194,7 +215,7 @@ def pooled(
 def whole_ticks(axes: Axes) -> None:
     """Ticks at whole numbers, where both axes count something."""
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
 def colour_bar(

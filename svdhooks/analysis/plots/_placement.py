@@ -22,6 +22,7 @@ class Placed:
         column: From the left.
         top: Of its first neuron, in rows from the top.
         sigma: Singular values of the neurons that are drawn, relative to the largest.
+        drawn: Which neurons these are, from 0, in order.
         neurons: How many it has.
     """
 
@@ -29,7 +30,14 @@ class Placed:
     column: int
     top: float
     sigma: NDArray[np.float64]
+    drawn: NDArray[np.intp]
     neurons: int
+
+    def rows(self) -> NDArray[np.float64]:
+        """Where each of its neurons is drawn; NaN: nowhere."""
+        found = np.full(self.neurons, np.nan)
+        found[self.drawn] = self.top + np.arange(len(self.drawn))
+        return found
 
 
 def place(pairs: Sequence[PairAdjacency], max_nodes: int | None) -> dict[str, Placed]:
@@ -40,13 +48,14 @@ def place(pairs: Sequence[PairAdjacency], max_nodes: int | None) -> dict[str, Pl
 
     Args:
         pairs: Whose sources and targets are placed.
-        max_nodes: The most neurons of a layer that are drawn, the leading ones; None:
-            as many as let the drawing have some 60 rows, from 6 to 40.
+        max_nodes: The most neurons of a layer that are drawn, half of them the leading
+            ones, half those with the strongest edges; None: as many as let the drawing
+            have some 60 rows, from 6 to 40.
 
     Returns:
         By name. Layers of one depth in a chain stand below one another.
     """
-    sigmas = _singular_values(pairs)
+    sigmas, strongest = _singular_values(pairs), _strongest(pairs)
     lines = _lines(_chains([(pair.source, pair.target) for pair in pairs]))
     if max_nodes is None:
         fullest = sum(max(Counter(line.values()).values()) for line in lines)
@@ -57,9 +66,10 @@ def place(pairs: Sequence[PairAdjacency], max_nodes: int | None) -> dict[str, Pl
         bottoms: dict[int, float] = {}
         for name, column in line.items():
             top = bottoms.get(column, start)
-            drawn = sigmas[name][:max_nodes]
-            relative = drawn / drawn[0] if drawn.size and drawn[0] > 0 else drawn * 0.0
-            placed[name] = Placed(name, column, top, relative, len(sigmas[name]))
+            sigma = sigmas[name]
+            relative = sigma / sigma[0] if sigma.size and sigma[0] > 0 else sigma * 0.0
+            drawn = _chosen(strongest[name], len(sigma), max_nodes)
+            placed[name] = Placed(name, column, top, relative[drawn], drawn, len(sigma))
             # room for how many are left out, and for the name of the next one
             bottoms[column] = top + max(len(drawn), 1) + 5.0
         start = max(bottoms.values())
@@ -129,3 +139,26 @@ def _singular_values(
             if name not in found or len(sigma) > len(found[name]):
                 found[name] = np.asarray(sigma, dtype=np.float64)
     return found
+
+
+def _strongest(pairs: Sequence[PairAdjacency]) -> dict[str, dict[int, float]]:
+    """Layer -> neuron -> the weight of its strongest significant edge."""
+    found: dict[str, dict[int, float]] = {}
+    for pair in pairs:
+        edges = np.where(pair.adjacency > pair.threshold, pair.adjacency, 0.0)
+        for name, axis in ((pair.source, 0), (pair.target, 1)):
+            own = found.setdefault(name, {})
+            best = edges.max(axis=axis, initial=0.0)
+            for neuron in np.flatnonzero(best).tolist():
+                own[neuron] = max(own.get(neuron, 0.0), float(best[neuron]))
+    return found
+
+
+def _chosen(
+    strongest: Mapping[int, float], neurons: int, most: int
+) -> NDArray[np.intp]:
+    """Which neurons of a layer are drawn."""
+    leading = range(min(neurons, (most + 1) // 2))
+    joined = sorted(strongest, key=lambda neuron: -strongest[neuron])
+    order = dict.fromkeys([*leading, *joined, *range(neurons)])
+    return np.array(sorted(list(order)[:most]), dtype=np.intp)

@@ -68,12 +68,13 @@ def plot_adjacency(pair: PairAdjacency) -> Figure:
     )
     quiet(axes, framed=True)
     whole_ticks(axes)
-    stream = ", through the residual stream" if pair.stream else ""
+    stream = "; through the residual stream" if pair.stream else ""
     name_figure(
         figure,
-        f"{shown(pair.source, 28)} → {shown(pair.target, 28)}{stream}",
+        f"{shown(pair.source, 28)} → {shown(pair.target, 28)}",
         f"{pair.significant:,} of {matrix.size:,} edges significant "
-        f"(p = {pair.p:.3g}, {pair.null}); {pair.expected_false:.3g} expected by chance",
+        f"(p = {pair.p:.3g}, {pair.null}); {pair.expected_false:.3g} expected by chance"
+        f"{stream}",
     )
     return figure
 
@@ -91,7 +92,8 @@ def _weight(pair: PairAdjacency) -> str:
 
 def _broken_at(threshold: float) -> LinearSegmentedColormap:
     """Greys below the threshold, a share of the scale, and colours above it."""
-    below = min(max(round(_SHADES * threshold), 1), _SHADES - 1)
+    most = _SHADES - (threshold < 1.0)  # where nothing is above, all are grey
+    below = min(max(round(_SHADES * threshold), 1), most)
     greys = mpl.colormaps["Greys"](np.linspace(0.0, 0.4, below))
     colours = mpl.colormaps["viridis_r"](np.linspace(0.12, 1.0, _SHADES - below))
     shades = np.concatenate([greys, colours])

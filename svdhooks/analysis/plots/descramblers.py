@@ -95,6 +95,7 @@ def _draw_p(figure: Figure, axes: Axes, found: Descrambling) -> None:
     panel_title(axes, "descrambler P")
     label(axes, "unit of the layer", "place in the smooth order")
     quiet(axes, framed=True)
+    whole_ticks(axes)
     colour_bar(figure, image, axes, "entry, no unit")
 
 

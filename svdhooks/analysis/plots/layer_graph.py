@@ -14,10 +14,10 @@ from svdhooks.analysis.plots._canvas import (
     Figure,
     Line2D,
     LineCollection,
+    in_two_lines,
     mpl,
     name_figure,
     new_figure,
-    shown,
 )
 from svdhooks.analysis.plots._placement import Placed, place
 
@@ -36,8 +36,9 @@ def plot_layer_graph(
 
     Args:
         graph: From `svdhooks.analysis.spectral_graph`.
-        max_nodes: The most neurons of a layer; None: 40, or fewer where layers stand
-            below one another.
+        max_nodes: The most neurons of a layer, half of them the leading ones, half those
+            with the strongest edges; None: 40, or fewer where layers stand below one
+            another.
         max_edges: The most edges, the strongest ones of all; a note says how many more
             are significant.
 
@@ -83,11 +84,8 @@ def _draw_edges(
     """The strongest edges between neurons that are drawn; how many these are."""
     segments, weights, streams = [], [], []
     for pair in pairs:
-        later, earlier, weight = _significant(pair, placed)
-        source, target = placed[pair.source], placed[pair.target]
-        starts = np.column_stack([np.full(len(earlier), source.column), earlier])
-        ends = np.column_stack([np.full(len(later), target.column), later])
-        segments.append(np.stack([starts, ends], axis=1) + _tops(source, target))
+        starts, ends, weight = _significant(pair, placed)
+        segments.append(np.stack([starts, ends], axis=1))
         weights.append(weight)
         streams.append(np.full(len(weight), pair.stream))
     weight, stream = np.concatenate(weights), np.concatenate(streams)
@@ -106,18 +104,17 @@ def _draw_edges(
     return len(order)
 
 
-def _tops(source: Placed, target: Placed) -> NDArray[np.float64]:
-    return np.array([[0.0, source.top], [0.0, target.top]])
-
-
 def _significant(
     pair: PairAdjacency, placed: Mapping[str, Placed]
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Later and earlier neuron and weight of edges between neurons that are drawn."""
-    rows, columns = (len(placed[name].sigma) for name in (pair.target, pair.source))
-    shown_part = pair.adjacency[:rows, :columns]
-    later, earlier = np.nonzero(shown_part > pair.threshold)
-    return later, earlier, shown_part[later, earlier]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Where edges between neurons that are drawn begin and end, and their weights."""
+    source, target = placed[pair.source], placed[pair.target]
+    later, earlier = np.nonzero(pair.adjacency > pair.threshold)
+    begin, end = source.rows()[earlier], target.rows()[later]
+    there = np.isfinite(begin + end)
+    starts = np.column_stack([np.full(len(begin), source.column), begin])
+    ends = np.column_stack([np.full(len(end), target.column), end])
+    return starts[there], ends[there], pair.adjacency[later, earlier][there]
 
 
 def _colours(
@@ -147,7 +144,7 @@ def _draw_legend(axes: Axes) -> None:
 
 def _draw_layer(axes: Axes, layer: Placed, *, crowded: bool) -> None:
     """Its neurons, its name, and how many neurons are left out."""
-    rows = layer.top + np.arange(len(layer.sigma))
+    rows = layer.rows()[layer.drawn]
     axes.scatter(
         np.full(len(rows), layer.column),
         rows,
@@ -158,7 +155,7 @@ def _draw_layer(axes: Axes, layer: Placed, *, crowded: bool) -> None:
         zorder=2,
     )
     axes.annotate(
-        shown(layer.name, 16 if crowded else 22),
+        in_two_lines(layer.name, 16 if crowded else 22),
         (layer.column, layer.top - 1.2),
         ha="center",
         va="bottom",
@@ -185,7 +182,9 @@ def _about(
     total = sum(pair.significant for pair in pairs)
     chance = sum(pair.expected_false for pair in pairs)
     left = total - drawn
-    told = f"Dots: σ / σ₁. {total:,} significant edges, {chance:.3g} expected by chance"
+    every = all(len(layer.drawn) == layer.neurons for layer in placed.values())
+    which = "" if every else ", half the leading neurons, half those of strongest edges"
+    told = f"Dots: σ / σ₁{which}. {total:,} significant edges, {chance:.3g} expected by chance"
     if not left:
         return told
     hidden = total - sum(len(_significant(pair, placed)[2]) for pair in pairs)

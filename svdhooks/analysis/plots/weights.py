@@ -20,6 +20,7 @@ from svdhooks.analysis.plots._canvas import (
     quiet,
     shown,
     symmetric,
+    whole_ticks,
 )
 
 
@@ -139,6 +140,7 @@ def _label_both(axes: NDArray[np.object_], side: _Side, *, mixed: bool) -> None:
     label(below, frequency, y) if side.mixed == 0 else label(below, x, frequency)
     for panel in (above, below):
         quiet(panel, framed=True)
+        whole_ticks(panel)
 
 
 def _title(layer: DescrambledLayer) -> str:

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from svdhooks.analysis.graph import SpectralGraph
 from svdhooks.analysis.plots import plot_adjacency, plot_layer_graph
-from svdhooks.analysis.plots._canvas import pooled
+from svdhooks.analysis.plots._canvas import in_two_lines, pooled, shown
 from svdhooks.analysis.plots._placement import depths, place
 from tests.drawn import drawn, images, pair, random_pair
 
@@ -112,16 +112,40 @@ def test_the_weakest_edges_are_left_out_and_counted():
     )
 
 
-def test_edges_of_neurons_that_are_not_drawn_are_counted():
+def test_of_many_neurons_the_leading_and_those_of_strong_edges_are_drawn():
     data = random_pair(threshold=0.2)
     figure = plot_layer_graph(SpectralGraph(step=0, pairs=(data,)), max_nodes=4)
     edges, nodes = edges_and_nodes(figure)
     assert [len(n.get_offsets()) for n in nodes] == [4, 4]
-    kept = int((data.adjacency[:4, :4] > 0.2).sum())
-    assert len(edges.get_segments()) == kept
+    # neurons 0 and 1, and of the others those whose best edge is the best
+    chosen = [
+        sorted({0, 1, *(2 + np.argsort(-data.adjacency.max(axis)[2:])[:2])})
+        for axis in (1, 0)
+    ]
+    block = data.adjacency[np.ix_(*chosen)]
+    later, earlier = np.nonzero(block > 0.2)
+    expected = {(int(e), int(n)) for n, e in zip(later, earlier, strict=True)}
+    ends = [segment[:, 1] for segment in edges.get_segments()]
+    assert {(int(e), int(n)) for e, n in ends} == expected
+    kept = len(expected)
     text = drawn(figure)
     assert f"{data.significant - kept} of neurons that are not drawn, 0 weaker" in text
     assert "5 more" in text
+    assert "half those of strongest edges" in text
+
+
+def test_a_long_name_keeps_its_block_above_a_narrow_column():
+    name = "backbone.encoder.layers.11.self_attn.q_proj"
+    assert in_two_lines(name, 16) == "…oder.layers.11.\nself_attn.q_proj"
+    assert in_two_lines("layers.0.linear1", 16) == "layers.0.linear1"
+    assert in_two_lines("a" * 30, 16) == shown("a" * 30, 16)
+    assert in_two_lines("a." + "b" * 30, 16) == shown("a." + "b" * 30, 16)
+
+
+def test_an_edge_at_the_threshold_is_grey():
+    (image,) = images(plot_adjacency(pair(np.ones((1, 1)), threshold=1.0)))
+    colour = image.cmap(image.norm(1.0))[:3]
+    assert len(set(colour)) == 1
 
 
 def test_edges_through_the_stream_have_another_colour():
