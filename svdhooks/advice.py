@@ -41,14 +41,22 @@ def no_mapping(reporter: Reporter, kind: str, names: Collection[str]) -> None:
     )
 
 
-def not_probed(reporter: Reporter, reason: str) -> None:
+def not_probed(reporter: Reporter, reason: str, untraced: Sequence[str] = ()) -> None:
     """Say that a model cannot be run on the side of its training.
 
     Args:
         reporter: Says it.
         reason: Why, and what to do.
+        untraced: Quantities that have to know which layer feeds which.
     """
-    reporter.note("not probed", f"svdhooks: only weights are recorded. {reason}.")
+    traced = (
+        f" {', '.join(untraced)} has to know which layer feeds which: give "
+        "SpectralEdges(pairs=[(name, name), ...])."
+    )
+    reporter.note(
+        "not probed",
+        f"svdhooks: only weights are recorded. {reason}.{traced if untraced else ''}",
+    )
 
 
 def without_batch(reporter: Reporter, ranks: Sequence[int], model: str = "") -> None:

@@ -181,7 +181,9 @@ class WatchedModel(Listening):
         batch = self.reference.batch
         probing = any(map(needs_probe, due))
         if probing and self.unprobed is not None:
-            advice.not_probed(self._reporter, self.unprobed)
+            several = self._settings.quantities
+            traced = [q.name for q in several if getattr(q, "needs_flow", False)]
+            advice.not_probed(self._reporter, self.unprobed, traced)
             return None
         if probing and batch is None and not first and self._team.alone:
             advice.no_probe(self._reporter, self.name)

@@ -1,15 +1,17 @@
 """Pairs of layers of several processes: one traces, all know."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import svdhooks
+from svdhooks.reports import RecordingWarning
 from tests.distributed.harness import Ranks
 
 PAIRS = ["0->2", "2->5"]
@@ -106,3 +108,29 @@ def test_the_log_of_several_processes_knows_the_pairs_beside_vectors(
 ) -> None:
     ranks.run(2, store, str(tmp_path))
     assert [p["name"] for p in svdhooks.RunLog(tmp_path).pairs] == PAIRS
+
+
+def say(rank: int, pairs: list[tuple[str, str]] | None) -> tuple[list[str], set[str]]:
+    """What is said of a model that cannot be probed, and the edges of rank 0."""
+    sink = svdhooks.MemorySink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = FullyShardedDataParallel(model_of(""), device_id=torch.device("cpu"))
+    edges = svdhooks.SpectralEdges(pairs=pairs, schedule=svdhooks.at(0))
+    probe = torch.randn(4, 6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        svdhooks.watch(
+            model, None, quantities=[edges], probe=probe, sinks=[sink]
+        ).close()
+    said = [str(x.message) for x in caught if issubclass(x.category, RecordingWarning)]
+    return said, {record.layer for record in sink.of("spectral_edges") if record.ok}
+
+
+@pytest.mark.slow
+def test_of_what_cannot_be_probed_the_pairs_have_to_be_given(ranks: Ranks) -> None:
+    (said, found), _ = ranks.run(2, say, None)
+    assert "give SpectralEdges(pairs=" in said[0]
+    assert not found
+    (said, found), _ = ranks.run(2, say, [("0", "2")])
+    assert (said, found) == ([], {"0->2"})
