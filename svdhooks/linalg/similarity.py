@@ -188,9 +188,17 @@ def match_units(
 
 
 def _standard(values: Tensor) -> Tensor:
-    centred = values.double() - values.double().mean(0)
+    centred = _centred(values)
     size = centred.norm(dim=0)
     return centred / torch.where(size > 0, size, 1.0)
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Without the means; what a constant column leaves, rounding errors, is zero."""
+    double = values.double()
+    centred = double - double.mean(0)
+    noise = 1e-14 * double.abs().amax(0)
+    return torch.where(centred.abs().amax(0) > noise, centred, 0.0)
 
 
 def linear_cka(A: Float[Tensor, "n d"], B: Float[Tensor, "n e"]) -> float:
@@ -206,6 +214,6 @@ def linear_cka(A: Float[Tensor, "n d"], B: Float[Tensor, "n e"]) -> float:
     Returns:
         0 to 1; NaN if one is constant.
     """
-    A, B = (M.double() - M.double().mean(0) for M in (A, B))
+    A, B = _centred(A), _centred(B)
     scale = float((A.mT @ A).norm() * (B.mT @ B).norm())
     return float((A.mT @ B).square().sum()) / scale if scale else float("nan")

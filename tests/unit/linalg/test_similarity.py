@@ -1,5 +1,7 @@
 """Likeness of singular vectors: what must not change it, and closed forms."""
 
+import math
+
 import pytest
 import torch
 
@@ -120,6 +122,16 @@ def test_a_constant_unit_is_matched_with_what_is_left():
     other = values.clone()
     other[:, 2] = 7.0
     assert similarity.match_units(values, other).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("samples", [7, 100, 1000])
+def test_what_rounding_leaves_of_constants_correlates_with_nothing(samples):
+    values = draw(samples, 3)
+    values[:, 1] = 0.1
+    other = values[:, [2, 0, 1]].clone()
+    other[:, 2] = 0.3
+    assert similarity.match_units(values, other).tolist() == [1, 2, 0]
+    assert math.isnan(similarity.linear_cka(values[:, [1]], other))
 
 
 def test_the_alignment_of_kernels_is_that_of_centred_gram_matrices():
