@@ -1,6 +1,7 @@
 """Promises about the source itself, and about what importing it loads."""
 
 import ast
+import functools
 import logging
 import subprocess
 import sys
@@ -88,10 +89,20 @@ def _last_name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+@functools.cache
+def _tree(path: Path) -> ast.AST:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def _imported() -> dict[str, list[str]]:
+    return _where(imports)
+
+
 def _where(check: Check, files: list[Path] = FILES) -> dict[str, list[str]]:
     """File -> what a check found in it."""
     found = {
-        path.relative_to(PACKAGE).as_posix(): check(ast.parse(path.read_text()))
+        path.relative_to(PACKAGE).as_posix(): check(_tree(path))
         for path in files
     }
     return {path: names for path, names in found.items() if names}
@@ -101,7 +112,7 @@ def _importers(*packages: str) -> set[str]:
     """The files that import one of these packages."""
     return {
         path
-        for path, names in _where(imports).items()
+        for path, names in _imported().items()
         if any(name.split(".")[0] in packages for name in names)
     }
 
