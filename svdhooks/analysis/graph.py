@@ -39,7 +39,8 @@ class PairAdjacency:
         significant: How many do.
         features: c, outputs of the earlier layer.
         positions: z, which the null counts: positions of the later kernel or of the
-            flattened map; for ``cosvr`` those of the earlier kernel.
+            flattened map; for ``cosvr`` those of the earlier kernel. Twice as many if
+            the vectors are complex.
         internal_dimensions: Leading neurons of (later, earlier) that form the joined
             block, counted from 1; of the recorded ones.
         intensity: ``(earlier,)``, as `svdhooks.linalg.neuron_intensity`.
@@ -210,6 +211,8 @@ def _joined(
         # the same sum with the parts exchanged: now U has the positions
         adjacency = linalg.vector_adjacency(Vh.mT, U.mT).mT.numpy()
         z = len(U) // c
+    if U.is_complex() or Vh.is_complex():
+        z *= 2  # |⟨v, u⟩|² is of a plane, not of a line: Beta(z, (c − 1)z)
     threshold = linalg.significance_threshold(c, z, null=null, p=p)
     dimensions, intensity = _block(adjacency, c)
     return PairAdjacency(

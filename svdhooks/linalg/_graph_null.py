@@ -33,7 +33,7 @@ def significance_threshold(
     Args:
         features: c, the features between the layers: outputs of the earlier one.
         kernel: z, the number of kernel positions (9 for 3 × 3), or of spatial positions
-            of a flattened map.
+            of a flattened map; twice that if vectors are complex.
         sigma: The tail as that of a normal distribution on one side,
             ``p = 1 − Φ(sigma)``: 3 is 0.00135.
         null: ``"beta"``, exact, or ``"chi2"``, the paper's, which can exceed 1: then no

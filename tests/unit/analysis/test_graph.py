@@ -38,7 +38,10 @@ class Fake:
         columns: dict[str, list[Any]] = {"U": [], "sigma": [], "Vh": []}
         for step in steps:
             svd = torch.linalg.svd(self.weights[layer][step], full_matrices=False)
-            U, sigma, Vh = (x.float().numpy() for x in svd)
+            U, sigma, Vh = (
+                x.to(torch.complex64 if x.is_complex() else torch.float32).numpy()
+                for x in svd
+            )
             kept = slice(self.k)
             parts = {"U": U[:, kept], "sigma": sigma[kept], "Vh": Vh[kept]}
             for name, array in parts.items():
@@ -216,6 +219,21 @@ def test_a_tied_layer_is_read_from_the_weight_that_it_shares():
     )
     (pair,) = spectral_graph(tied).pairs
     np.testing.assert_allclose(pair.adjacency, np.eye(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_the_share_of_false_edges_of_complex_weights_is_the_tail(both):
+    torch.manual_seed(0)
+    source, shares = planted(), []
+    kinds = {"a": torch.complex128 if both else torch.float64, "b": torch.complex128}
+    for _ in range(60):
+        weights = {x: {2: torch.randn(8, 8, dtype=kind)} for x, kind in kinds.items()}
+        (pair,) = spectral_graph(replace(source, weights=weights), p=0.05).pairs
+        shares.append(pair.significant / pair.adjacency.size)
+    error = np.std(shares, ddof=1) / len(shares) ** 0.5
+    assert abs(np.mean(shares) - 0.05) < 3 * error
+    assert error < 0.005
+    assert pair.positions == 2
 
 
 def test_a_weight_of_zeros_has_no_edges():
