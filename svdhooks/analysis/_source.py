@@ -69,6 +69,8 @@ def vectors_of_weight(source: Source, layer: str) -> RecordedVectors:
         try:
             steps, columns = source.vectors(name, "weight")
         except KeyError as error:
+            if not row:
+                raise  # no such layer
             missing = missing or str(error.args[0])
         else:
             # an embedding is a map from indices: the transposed of the weight
@@ -77,6 +79,6 @@ def vectors_of_weight(source: Source, layer: str) -> RecordedVectors:
             tied_to = None if name == layer else name
             return RecordedVectors(steps, columns, tied_to, turned)
     raise KeyError(
-        f"{missing} Singular vectors of layers are recorded with "
+        f"{missing} Singular vectors are recorded, of weights without NaN, with "
         "quantities=[svdhooks.WeightVectors(k=None), ...]."
     )

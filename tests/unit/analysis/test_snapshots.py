@@ -180,6 +180,13 @@ def test_without_vectors_the_error_names_what_there_is(tmp_path: Path) -> None:
             layer_snapshot(source, "fc")
 
 
+def test_a_layer_that_is_not_there_is_not_to_be_recorded() -> None:
+    sink = svdhooks.snapshot(nn.Linear(5, 6), torch.randn(4, 5))
+    with pytest.raises(KeyError, match="there is linear") as caught:
+        layer_snapshot(sink, "fc")
+    assert "WeightVectors" not in str(caught.value)
+
+
 def test_a_tied_layer_is_read_where_its_weight_is_filed() -> None:
     model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 5), nn.Linear(5, 9))
     model[2].weight = model[0].weight
