@@ -205,6 +205,8 @@ def _joined(
         earlier, later = recorded.neurons(row.source), recorded.neurons(row.target)
         U, Vh = torch.from_numpy(earlier.U[:, :k]), torch.from_numpy(later.Vh[:k])
         adjacency = linalg.vector_adjacency(U, Vh).numpy()
+        # as they were then: the table of pairs is the latest
+        c, z = len(U), Vh.shape[1] // max(len(U), 1)
     else:
         earlier, later = recorded.cosvr(row.source), recorded.cosvr(row.target, z)
         U, Vh = torch.from_numpy(earlier.U[:, :k]), torch.from_numpy(later.Vh[:k])

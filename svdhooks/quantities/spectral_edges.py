@@ -201,11 +201,15 @@ class SpectralEdges:
             if all(shape)  # a weight of zeros has no spectral neurons
             else torch.zeros(shape, dtype=torch.float64)
         )
-        measures = self._measures(adjacency, edge)
+        plane = earlier.U.is_complex() or later.Vh.is_complex()
+        measures = self._measures(adjacency, edge, 2 if plane else 1)
         return self._record(edge, step, measures, OK)
 
-    def _measures(self, adjacency: Tensor, pair: LayerPair) -> dict[str, float]:
-        n, kernel = pair.features, pair.positions
+    def _measures(
+        self, adjacency: Tensor, pair: LayerPair, dimensions: int
+    ) -> dict[str, float]:
+        # |⟨v, u⟩|² of complex vectors is of a plane, that of real ones of a line
+        n, kernel = pair.features, pair.positions * dimensions
         threshold = linalg.significance_threshold(n, kernel, self.sigma, self.null)
         rows, columns = adjacency.shape
         entries = rows * columns

@@ -1,11 +1,14 @@
 """Spectral edges where models change, are initialised late or cannot be traced."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 from torch.overrides import _len_torch_function_stack
 
 import svdhooks
+import svdhooks.analysis
 from svdhooks.reports import RecordingWarning
 
 SAMPLES = torch.randn(16, 12, generator=torch.Generator().manual_seed(0))
@@ -162,3 +165,29 @@ def test_a_layer_may_be_called_like_a_pair(tmp_path):
         assert source.layers == ("a", "b", "a->b")
         assert source.edges == ("b->a->b",)
         assert source.series("a->b", "edges_rows")[1] == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_live_and_from_the_log_it_is_the_same_graph(tmp_path, dtype):
+    model = nn.Sequential(
+        nn.Linear(12, 16, dtype=dtype), nn.Tanh(), nn.Linear(16, 16, dtype=dtype)
+    )
+    everything = svdhooks.WeightVectors(k=None, schedule=svdhooks.every(1))
+    edges = svdhooks.SpectralEdges(pairs=[("0", "2")], schedule=svdhooks.every(1))
+    recorder = svdhooks.watch(
+        model, tmp_path, every=1, quantities=[everything, edges], max_overhead=None
+    )
+    with recorder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecordingWarning)  # of replaced layers
+        model[0], model[2] = (
+            nn.Linear(12, 20, dtype=dtype),
+            nn.Linear(20, 16, dtype=dtype),
+        )
+        recorder.step()
+    log = svdhooks.RunLog(tmp_path)
+    for place, features in enumerate((16, 20)):
+        (pair,) = svdhooks.analysis.spectral_graph(log, step=place).pairs
+        assert pair.features == features
+        for name in ("threshold", "significant", "features"):
+            live = log.series("0->2", f"edges_{name}")[1][place]
+            assert getattr(pair, name) == pytest.approx(live, rel=1e-6)
