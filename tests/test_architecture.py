@@ -101,10 +101,7 @@ def _imported() -> dict[str, list[str]]:
 
 def _where(check: Check, files: list[Path] = FILES) -> dict[str, list[str]]:
     """File -> what a check found in it."""
-    found = {
-        path.relative_to(PACKAGE).as_posix(): check(_tree(path))
-        for path in files
-    }
+    found = {path.relative_to(PACKAGE).as_posix(): check(_tree(path)) for path in files}
     return {path: names for path, names in found.items() if names}
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from svdhooks.analysis._source import Source, vectors_of_weight
 from svdhooks.analysis.snapshots import LayerSnapshot, layer_snapshot
+from svdhooks.linalg import _solvers
 
 _CONVOLUTION = re.compile(r"conv\d+d")
 
@@ -26,6 +27,7 @@ class PairRow:
         stream: Whether they meet in a residual stream.
         features: Outputs of the earlier layer.
         positions: Entries of a row of the later weight for each of them.
+        norm: Whether there is a batch norm between them.
     """
 
     source: str
@@ -34,6 +36,7 @@ class PairRow:
     stream: bool
     features: int
     positions: int
+    norm: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +121,40 @@ class Recorded:
         found = self._snapshot(layer)
         return Neurons(found.U, found.sigma.astype(np.float64), found.Vh)
 
+    def folded(self, row: PairRow) -> Neurons:
+        """The triplets of the earlier weight, scaled by the batch norm behind it.
+
+        Args:
+            row: The pair.
+
+        Returns:
+            All of them.
+
+        Raises:
+            ValueError: If not all triplets were recorded, or not the scale.
+        """
+        scale = self._scale(f"{row.source}->{row.target}")
+        weight = scale[:, None] * self._snapshot(row.source).weight()
+        U, sigma, Vh = _solvers.svd(torch.from_numpy(weight))
+        return Neurons(U.numpy(), sigma.numpy(), Vh.numpy())
+
+    def _scale(self, pair: str) -> NDArray[Any]:
+        """What the batch norm of a pair multiplies with."""
+        try:
+            steps, fields = self._source.vectors(pair, "edges")
+        except KeyError:
+            steps, fields = np.empty(0, np.int64), {}
+        found = dict(zip(steps.tolist(), fields.get("norm_scale", ()), strict=False))
+        scale: NDArray[Any] | None = found.get(self.step)
+        if scale is None:
+            there = ", ".join(str(step) for step, x in found.items() if x is not None)
+            raise ValueError(
+                f"Found no scale of the batch norm of {pair} at step {self.step}; there "
+                f"are some at steps {there or 'none'}. Record svdhooks.SpectralEdges() "
+                "at the steps of the vectors."
+            )
+        return scale
+
     def cosvr(self, layer: str, positions: int | None = None) -> Neurons:
         """The triplets of the weight flattened to (out · positions, in).
 
@@ -136,7 +173,7 @@ class Recorded:
         z = snapshot.positions if positions is None else positions
         kernel = snapshot.weight().reshape(snapshot.shape[0], -1, z)
         flat = kernel.swapaxes(1, 2).reshape(-1, kernel.shape[1])
-        U, sigma, Vh = torch.linalg.svd(torch.from_numpy(flat), full_matrices=False)
+        U, sigma, Vh = _solvers.svd(torch.from_numpy(flat))
         return Neurons(U.numpy(), sigma.numpy(), Vh.numpy())
 
     def _snapshot(self, layer: str) -> LayerSnapshot:
@@ -177,7 +214,8 @@ def _row(
                 f"Found a pair without {', '.join(missing)}; expected a row as "
                 "LayerPair.describe gives it, or the names of two layers."
             )
-        return PairRow(**{name: pair[name] for name in fields})
+        norm = bool(pair.get("norm"))  # which logs of earlier versions do not say
+        return PairRow(**{name: pair[name] for name in fields}, norm=norm)
     if isinstance(pair, str) or len(pair) != 2:
         raise ValueError(
             f"Found {pair!r}, expected the names of two layers: (earlier, later)."

@@ -160,6 +160,7 @@ def spectral_graph(
     kind: Literal["svr", "cosvr"] = "svr",
     k: int | None = None,
     streams: bool = True,
+    fold_batch_norm: bool = False,
 ) -> SpectralGraph:
     """The spectral graph of a run at one step.
 
@@ -176,6 +177,8 @@ def spectral_graph(
         kind: ``"svr"``, or ``"cosvr"``, which needs ``WeightVectors(k=None)``.
         k: Leading neurons of each layer; None: all that were recorded.
         streams: Whether pairs of residual streams are taken, too.
+        fold_batch_norm: Whether the batch norm between two layers scales the rows of the
+            earlier weight, as `svdhooks.SpectralEdges` recorded it; the paper drops it.
 
     Returns:
         The graph.
@@ -183,26 +186,34 @@ def spectral_graph(
     Raises:
         KeyError: If no vectors of a layer were recorded.
         ValueError: If there are no pairs, two layers do not fit, an argument is none of
-            these, the step has no vectors, or not all that ``cosvr`` needs.
+            these, the step has no vectors, or not all that ``cosvr`` or folding needs.
     """
     if kind not in {"svr", "cosvr"}:
         raise ValueError(f"Found kind={kind!r}, expected 'svr' or 'cosvr'.")
+    if fold_batch_norm and kind == "cosvr":
+        raise ValueError(
+            "Found fold_batch_norm=True with kind='cosvr'; expected kind='svr', in which "
+            "the norm scales the rows of a weight."
+        )
     if k is not None and k < 1:
         raise ValueError(f"Found k={k}, expected one neuron at least, or None for all.")
     tail = tail_probability(sigma, p)
     rows = [row for row in pair_rows(source, pairs) if streams or not row.stream]
     recorded = Recorded(source, rows, step)
-    found = tuple(_joined(row, recorded, tail, null, kind, k) for row in rows)
+    form = "folded" if fold_batch_norm else kind
+    found = tuple(_joined(row, recorded, tail, null, form, k) for row in rows)
     return SpectralGraph(recorded.step, found)
 
 
 def _joined(
-    row: PairRow, recorded: Recorded, p: float, null: str, kind: str, k: int | None
+    row: PairRow, recorded: Recorded, p: float, null: str, form: str, k: int | None
 ) -> PairAdjacency:
     """The adjacency of two layers, and what is significant in it."""
     c, z = row.features, row.positions
-    if kind == "svr":
-        earlier, later = recorded.neurons(row.source), recorded.neurons(row.target)
+    if form != "cosvr":
+        plain = form == "svr" or not row.norm
+        earlier = recorded.neurons(row.source) if plain else recorded.folded(row)
+        later = recorded.neurons(row.target)
         U, Vh = torch.from_numpy(earlier.U[:, :k]), torch.from_numpy(later.Vh[:k])
         adjacency = linalg.vector_adjacency(U, Vh).numpy()
         # as they were then: the table of pairs is the latest

@@ -1,6 +1,7 @@
 """Pairs of layers of which one reads the other, found in what was seen of a forward."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -228,3 +229,31 @@ def _unseen(value: Value, read: frozenset[Content]) -> Iterator[Leaf]:
             yield Leaf(UNKNOWN, content, content.reason)
         elif content.is_sum and content not in read:
             yield from _unseen(member, read)
+
+
+def check_names(pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse what is given as pairs and is not pairs of names.
+
+    Args:
+        pairs: As given by the user.
+
+    Raises:
+        ValueError: If it is something else, empty, or has a pair twice.
+    """
+    fitting = not isinstance(pairs, str) and all(
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(name, str) for name in pair)
+        for pair in pairs
+    )
+    if not fitting or not pairs:
+        raise ValueError(
+            f"SpectralEdges(pairs={pairs!r}): expected pairs of layer names, such as "
+            "[('fc1', 'fc2'), ('fc2', 'head')]."
+        )
+    repeated = [pair for pair, n in Counter(map(tuple, pairs)).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"SpectralEdges(pairs=...): found {repeated} more than once; give each pair a "
+            "single time."
+        )

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -52,6 +53,7 @@ class LayerPair:
             "stream": self.stream,
             "features": self.features,
             "positions": self.positions,
+            "norm": self.norm is not None,
         }
 
 
@@ -163,15 +165,15 @@ def _check_norm(norm: nn.Module, earlier: Layer) -> None:
         )
 
 
-def folded_in(weight: Tensor, norm: nn.Module) -> Tensor:
-    """A weight with the scale that a batch norm behind it applies in eval mode.
+def scale_of(norm: nn.Module, outputs: int) -> Tensor:
+    """What a batch norm in eval mode multiplies its features with: γ/√(var + eps).
 
     Args:
-        weight: Of the layer before it, ``(out, in)``.
         norm: The batch norm.
+        outputs: Of the layer before it.
 
     Returns:
-        Its rows, scaled.
+        ``(outputs,)``, float64.
 
     Raises:
         ValueError: If the norm keeps no running statistics, or its factors are not
@@ -184,12 +186,13 @@ def folded_in(weight: Tensor, norm: nn.Module) -> Tensor:
             "of each batch and cannot be folded in."
         )
     scale = gamma.detach() if isinstance(gamma, Tensor) else None
-    if scale is not None and (is_dtensor(scale) or len(scale) != len(weight)):
+    if scale is not None and (is_dtensor(scale) or len(scale) != outputs):
         raise ValueError(
             f"Found the factors of {type(norm).__name__} sharded over processes; "
-            f"expected all {len(weight)}. Leave fold_batch_norm out, or do not shard "
+            f"expected all {outputs}. Leave fold_batch_norm out, or do not shard "
             "the norm."
         )
     eps = float(norm.eps)  # type: ignore[arg-type]  # a batch norm has a number there
-    folded: Tensor = linalg.fold_batch_norm(weight, scale, variance, eps)
-    return folded
+    ones = torch.ones(outputs, 1, dtype=torch.float64, device=variance.device)
+    folded: Tensor = linalg.fold_batch_norm(ones, scale, variance, eps)
+    return folded[:, 0]

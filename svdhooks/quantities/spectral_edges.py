@@ -1,7 +1,6 @@
 """How the singular vectors of a layer meet those of the layer it feeds."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from svdhooks import linalg
 from svdhooks.flow import Flow
-from svdhooks.flow.pairs import find_pairs, user_pairs
+from svdhooks.flow.pairs import check_names, find_pairs, user_pairs
 from svdhooks.layers import Layer, LayerTable
-from svdhooks.layers.pairs import LayerPair, folded_in
+from svdhooks.layers.pairs import LayerPair, scale_of
 from svdhooks.linalg.subspace import Leading
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import OK, Record
@@ -32,6 +31,8 @@ EDGE_MEASURES = (
     "rows",
     "columns",
 )
+
+_SCALE = "norm_scale"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class SpectralEdges:
       of leading spectral neurons of the later (out) and of the earlier layer (in) that
       exceeds chance most.
     - ``features``: n of the null distribution.
+
+    The scale of a batch norm in between is stored as the vector ``norm_scale``.
 
     Which layer feeds which is traced in a forward of the probe, or given by ``pairs``.
     Residual streams are an extension of the paper: what is added into the stream against
@@ -109,7 +112,7 @@ class SpectralEdges:
                 "deviations, such as 3."
             )
         if self.pairs is not None:
-            _check_names(self.pairs)
+            check_names(self.pairs)
             if self.fold_batch_norm:
                 raise ValueError(
                     "Found SpectralEdges(pairs=..., fold_batch_norm=True): names do not "
@@ -191,7 +194,9 @@ class SpectralEdges:
         Returns:
             The record.
         """
-        earlier = self._leading(edge.earlier, step, edge.norm)
+        scale = self._scale(edge)
+        folded = scale if self.fold_batch_norm else None
+        earlier = self._leading(edge.earlier, step, folded)
         later = self._leading(edge.later, step)
         if earlier is None or later is None:
             return self.failed_edge(edge, step, NON_FINITE)
@@ -203,7 +208,22 @@ class SpectralEdges:
         )
         plane = earlier.U.is_complex() or later.Vh.is_complex()
         measures = self._measures(adjacency, edge, 2 if plane else 1)
-        return self._record(edge, step, measures, OK)
+        record = self._record(edge, step, measures, OK)
+        if scale is None:
+            return record
+        stored = {_SCALE: scale.cpu().numpy()}
+        return replace(record, values={**record.values, **stored})
+
+    def _scale(self, pair: LayerPair) -> Tensor | None:
+        """That of the batch norm in between; None without, or where it is not known."""
+        if pair.norm is None:
+            return None
+        try:
+            return scale_of(pair.norm, pair.features)
+        except ValueError:
+            if self.fold_batch_norm:
+                raise
+            return None
 
     def _measures(
         self, adjacency: Tensor, pair: LayerPair, dimensions: int
@@ -230,17 +250,16 @@ class SpectralEdges:
         }
 
     def _leading(
-        self, layer: Layer, step: int, norm: nn.Module | None = None
+        self, layer: Layer, step: int, scale: Tensor | None = None
     ) -> Leading | None:
         """The leading triplets; None of a weight with NaN or infinity."""
-        folded = norm if self.fold_batch_norm else None
-        key = layer.name if folded is None else f"{layer.name} (folded)"
+        key = layer.name if scale is None else f"{layer.name} (folded)"
         known_at, known = self._known.get(key, (None, None))
         if known is not None and known_at == step:
             return known
         weight = layer.weight()
-        if folded is not None:
-            weight = folded_in(weight, folded)
+        if scale is not None:
+            weight = scale[:, None] * weight
         if not bool(weight.isfinite().all()):
             return None
         found: Leading = linalg.leading_triplets(weight, self.k or min(layer.shape))
@@ -268,24 +287,4 @@ class SpectralEdges:
             status=status,
             method="gram",
             point="edges",
-        )
-
-
-def _check_names(pairs: Sequence[tuple[str, str]]) -> None:
-    fitting = not isinstance(pairs, str) and all(
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and all(isinstance(name, str) for name in pair)
-        for pair in pairs
-    )
-    if not fitting or not pairs:
-        raise ValueError(
-            f"SpectralEdges(pairs={pairs!r}): expected pairs of layer names, such as "
-            "[('fc1', 'fc2'), ('fc2', 'head')]."
-        )
-    repeated = [pair for pair, n in Counter(map(tuple, pairs)).items() if n > 1]
-    if repeated:
-        raise ValueError(
-            f"SpectralEdges(pairs=...): found {repeated} more than once; give each pair a "
-            "single time."
         )

@@ -121,6 +121,41 @@ def test_a_snapshot_of_a_model_reads_like_a_log(tmp_path):
     )
 
 
+def test_a_batch_norm_can_be_folded_into_the_graph_of_a_log(tmp_path):
+    model = _conv_net()
+    with svdhooks.watch(
+        model, tmp_path, every=2, quantities=QUANTITIES, probe=IMAGES, max_overhead=None
+    ) as recorder:
+        _train(model, recorder)
+    norm = model[1]
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+    folded = scale[:, None, None, None] * model[0].weight
+    expected = _adjacency(folded, model[4].weight)
+    log = svdhooks.RunLog(tmp_path)
+    assert [pair["norm"] for pair in log.pairs] == [True, False, False]
+    found = analysis.spectral_graph(log, fold_batch_norm=True).pairs
+    np.testing.assert_allclose(found[0].adjacency, expected, atol=2e-5)
+    plain = analysis.spectral_graph(log).pairs
+    assert np.abs(found[0].adjacency - plain[0].adjacency).max() > 1e-3
+    np.testing.assert_array_equal(found[1].adjacency, plain[1].adjacency)
+
+
+def test_a_scale_that_was_not_recorded_is_told(tmp_path):
+    model = _conv_net()
+    vectors = svdhooks.WeightVectors(k=None, schedule=svdhooks.at(0))
+    with svdhooks.watch(
+        model, tmp_path, quantities=[vectors, "covariance"], probe=IMAGES
+    ):
+        pass
+    log = svdhooks.RunLog(tmp_path)
+    with pytest.raises(
+        ValueError, match="no scale of the batch norm of 0->4 at step 0"
+    ):
+        analysis.spectral_graph(log, fold_batch_norm=True)
+    with pytest.raises(ValueError, match="expected kind='svr'"):
+        analysis.spectral_graph(log, fold_batch_norm=True, kind="cosvr")
+
+
 def test_layer_pairs_says_what_feeds_what():
     found = svdhooks.layer_pairs(_conv_net(), IMAGES)
     assert [pair.name for pair in found.pairs] == PAIRS

@@ -42,6 +42,7 @@ def test_what_a_pair_says_of_itself(kind):
         "stream": False,
         "features": features,
         "positions": positions,
+        "norm": False,
     }
 
 

@@ -214,9 +214,7 @@ def test_bases_that_are_damaged_or_too_large_are_told(tmp_path, monkeypatch):
     _resumed(tmp_path, 0, mlp(6, 9))
     path = tmp_path / "svdhooks" / "base.safetensors"
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.warns(
-        RecordingWarning, match="could not read what the run began with"
-    ):
+    with pytest.warns(RecordingWarning, match="could not read what the run began with"):
         assert _resumed(tmp_path, 1, mlp(6, 9)) == [1, 1]
     monkeypatch.setattr("svdhooks.conductor.bases.MOST_BYTES", 10)
     with pytest.warns(RecordingWarning, match="is not stored"):
