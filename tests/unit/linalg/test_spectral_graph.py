@@ -124,6 +124,14 @@ def test_internal_dimensions_are_those_of_the_definition():
             assert linalg.internal_dimensions(torch.from_numpy(A)) == found
 
 
+def test_internal_dimensions_name_the_later_layer_first():
+    A = np.zeros((20, 30))
+    A[:3, :5] = 0.2
+    assert linalg.internal_dimensions(A) == (3, 5)
+    assert linalg.internal_dimensions(A, zero_based=True) == (2, 4)
+    assert linalg.internal_dimensions(torch.from_numpy(A).mT) == (5, 3)
+
+
 def test_the_intensity_is_that_of_the_definition():
     A = np.random.default_rng(5).random((5, 7)) / 3
     expected = np.array([
