@@ -221,6 +221,14 @@ def test_a_tied_layer_is_read_from_the_weight_that_it_shares():
     np.testing.assert_allclose(pair.adjacency, np.eye(8), atol=1e-5)
 
 
+def test_without_a_step_it_is_the_last_that_all_layers_have():
+    source = planted()
+    a, b = (source.weights[name][2] for name in ("a", "b"))
+    weights = {"a": {1: a, 2: a, 3: a}, "b": {1: b, 3: b, 4: b}}
+    graph = spectral_graph(replace(source, weights=weights))
+    assert graph.step == 3
+
+
 @pytest.mark.parametrize("both", [True, False])
 def test_the_share_of_false_edges_of_complex_weights_is_the_tail(both):
     torch.manual_seed(0)
