@@ -27,6 +27,7 @@ SCRIPTS = {
     "light.py": ("--rounds 5 --largest", "--rounds 2 --quick"),
     "descrambling.py": ("--rounds 3", "--rounds 2 --quick"),
     "spectral_graph.py": ("--rounds 3", "--rounds 1 --quick"),
+    "vector_cost.py": ("--rounds 5", "--rounds 1 --tasks mlp"),
     "ranks.py": ("--records 15", "--records 3"),
     "worker.py": ("--seconds 5", "--seconds 1"),
 }

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from svdhooks.conductor.measuring import Measurer
-from svdhooks.conductor.meta import meta_record
+from svdhooks.conductor.meta import Described, meta_record
 from svdhooks.layers import find_layers
 from svdhooks.probe import ProbeOptions
 from svdhooks.quantities import WeightSpectrum
@@ -67,7 +67,7 @@ def recording(
     table = find_layers(model)
     measurer = Measurer(model, table, ProbeOptions(), None, Reporter())
     quantity, sink = WeightSpectrum(), TensorBoardSink(directory)
-    sink.write([meta_record(0, table.layers, [], {})])
+    sink.write([meta_record(0, Described(table.layers), {})])
     parts = set(measurer.parts([quantity], probing=False))
     step = 0
 
