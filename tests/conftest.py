@@ -8,7 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import config
+
+# how long an example takes says nothing on a busy machine
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # the suite runs in several processes on few cores
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -104,6 +104,7 @@ def test_an_empty_shard_counts_as_nothing(ranks: Ranks, tmp_path: Path) -> None:
     check_same(records, whole_run(probe, batches(6)))
 
 
+@pytest.mark.slow
 def test_the_same_batch_on_all_ranks_counts_once(ranks: Ranks, tmp_path: Path) -> None:
     probe = batches(1, 24)[0]
     (_, records, _), _ = ranks.run(2, run_ddp, str(tmp_path), [probe, probe], {})

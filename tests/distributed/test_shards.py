@@ -196,7 +196,7 @@ def gram_on_mesh(rank: int, placements: list[Any], shape: tuple[int, int]) -> An
     ("placements", "shape"),
     [
         pytest.param([Replicate(), Shard(0)], (33, 5), marks=pytest.mark.slow),
-        ([Shard(0), Replicate()], (33, 5)),
+        pytest.param([Shard(0), Replicate()], (33, 5), marks=pytest.mark.slow),
         pytest.param([Replicate(), Shard(1)], (5, 33), marks=pytest.mark.slow),
         ([Shard(0), Shard(0)], (33, 5)),
         ([Shard(1), Shard(1)], (5, 33)),

@@ -55,7 +55,7 @@ def test_a_compiled_model_records_what_its_eager_twin_does(shape, attach, probe)
     _assert_undisturbed(found, _unwatched(shape, attach))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SOME_SLOW)
 def test_twenty_recordings_compile_nothing_more(shape):
     """Hazard 3: neither another graph nor a recompilation."""
     found = run(shape, steps=20)
