@@ -12,7 +12,7 @@ from hypothesis import settings
 from jaxtyping import config
 
 # how long an example takes says nothing on a busy machine
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
 
 # the suite runs in several processes on few cores
