@@ -9,6 +9,7 @@ from svdhooks.conductor.differentiating import OfJacobians
 from svdhooks.conductor.observing import OfPoints
 from svdhooks.conductor.overhead import Part
 from svdhooks.flow import Flow
+from svdhooks.flow.graph import NOTHING
 from svdhooks.layers import LayerTable, Skipped
 from svdhooks.layers.pairs import LayerPair
 from svdhooks.layers.tap import Tap, Watched
@@ -77,7 +78,7 @@ class Choices:
     @property
     def flow(self) -> Flow:
         """Which layer feeds which; empty where, or as long as, that is unknown."""
-        return Flow()
+        return NOTHING
 
     @property
     def watched(self) -> tuple[Watched, ...]:

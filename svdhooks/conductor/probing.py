@@ -14,6 +14,7 @@ from svdhooks.distributed.attempt import Attempt
 from svdhooks.distributed.meeting import Turn
 from svdhooks.distributed.team import Team
 from svdhooks.flow import Flow
+from svdhooks.flow.graph import NOTHING
 from svdhooks.hooks import observed
 from svdhooks.isolation import probe_context
 from svdhooks.layers import PointValue, samples_of
@@ -59,7 +60,7 @@ class Probe:
         self.refused: str | None = None
         self.failure: str | None = None
         self.silent: frozenset[str] = frozenset()
-        self.flow = Flow()
+        self.flow = NOTHING
         self.agreed = False
         self.untraced: str | None = None
         self._model = model
@@ -79,7 +80,7 @@ class Probe:
     @property
     def agreed_flow(self) -> Flow:
         """That of all processes; empty until `agree`. Of a process alone it is its own."""
-        return self.flow if self._team.alone or self.agreed else Flow()
+        return self.flow if self._team.alone or self.agreed else NOTHING
 
     def agree(self, turn: Turn) -> None:
         """Let all processes know what one of them saw; collective.
@@ -91,7 +92,7 @@ class Probe:
         mine = own if self._team.rank == turn.keeper else None
         if not self._team.alone:
             known = self._team.exchange(mine)[turn.keeper]
-            self.flow, self.untraced = known or (Flow(), None)
+            self.flow, self.untraced = known or (NOTHING, None)
         self.agreed = True
 
     def rehearse(

@@ -237,6 +237,10 @@ class Flow:
         return found
 
 
+NOTHING = Flow()
+"""What is known before anything was traced; one object, so that it is told by identity."""
+
+
 def _between(steps: Sequence[Step], ends: Sequence[int]) -> list[int]:
     """All steps that lead to these, back to the nearest origins; in order."""
     seen, left = set(ends), list(ends)
