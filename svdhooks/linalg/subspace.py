@@ -58,8 +58,25 @@ def leading_triplets(A: Inexact[Tensor, "m n"], k: int) -> Leading:
         U, images = vectors, _solvers.times(double.mH, vectors)
         V = _solvers.orthonormal(images / sigma) if kept else double.mH[:, :0]
         V = V * _phase((V.conj() * images).sum(0))
-    sign = _phase(U.gather(0, U.abs().argmax(0, keepdim=True))[0]) if kept else sigma
+    sign = _signs(U)
     return Leading(U * sign.conj(), sigma, (V * sign.conj()).mH)
+
+
+def all_triplets(A: Inexact[Tensor, "m n"]) -> Leading:
+    """All min(m, n) singular triplets, by an SVD: also those of tiny singular values.
+
+    Args:
+        A: A matrix of finite numbers, of any floating or complex dtype.
+
+    Returns:
+        The triplets, with signs as of `leading_triplets`.
+
+    Raises:
+        torch.linalg.LinAlgError: If the decomposition does not converge.
+    """
+    U, sigma, Vh = _solvers.svd(_solvers.double(A))
+    sign = _signs(U)
+    return Leading(U * sign.conj(), sigma, sign[:, None] * Vh)
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,13 @@ def _root(grams: Tensor) -> Tensor:
     values, vectors = _solvers.eigenpairs(grams)
     root: Tensor = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) @ vectors.mH
     return root
+
+
+def _signs(U: Tensor) -> Tensor:
+    """Sign, or phase, of the largest entry of each column."""
+    if 0 in U.shape:
+        return torch.ones(U.shape[1], dtype=U.dtype, device=U.device)
+    return _phase(U.gather(0, U.abs().argmax(0, keepdim=True))[0])
 
 
 def _phase(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from svdhooks import linalg
 from svdhooks.layers import Layer
 from svdhooks.linalg import _solvers
-from svdhooks.linalg.subspace import Leading
+from svdhooks.linalg.subspace import Leading, all_triplets
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import OK, Record
 from svdhooks.schedule import Schedule, log_spaced
@@ -94,7 +94,7 @@ class WeightVectors:
         values, residual = _measured(weight, linalg.leading_triplets(weight, k))
         if k >= most and residual > ROUNDING:
             # many small ones, none of which the Gram matrix resolves, add up
-            values, residual = _measured(weight, _all_triplets(weight))
+            values, residual = _measured(weight, all_triplets(weight))
         return {**values, "residual": np.array([residual])}
 
     def failed(self, layer: Layer, step: int, status: str) -> Record:
@@ -131,14 +131,6 @@ def _measured(weight: Tensor, found: Leading) -> tuple[dict[str, NDArray[Any]], 
     residual = left / whole if whole > 0 else 0.0
     names = ("U", "sigma", "Vh")
     return {n: _single(x) for n, x in zip(names, rounded, strict=True)}, residual
-
-
-def _all_triplets(weight: Tensor) -> Leading:
-    """All triplets, by an SVD in double precision; signs as of `leading_triplets`."""
-    U, sigma, Vh = _solvers.svd(_solvers.double(weight))
-    top = U.gather(0, U.abs().argmax(0, keepdim=True))[0]
-    phase = torch.where(top == 0, 1.0, torch.sgn(top))
-    return Leading(U * phase.conj(), sigma, phase[:, None] * Vh)
 
 
 def _single(array: Tensor) -> NDArray[Any]:
