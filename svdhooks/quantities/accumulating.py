@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -34,6 +34,25 @@ class Accumulated(Protocol):
     def max_features(self) -> int:
         """Of a point that is measured."""
         ...
+
+
+def by_point(
+    layers: Sequence[Watched], measured_points: Callable[[Watched], Sequence[str]]
+) -> dict[Key, Watched]:
+    """What is added up: (layer, point) -> layer.
+
+    Args:
+        layers: Those chosen for a record.
+        measured_points: Gives the points of a layer that are measured.
+
+    Returns:
+        In the order of the layers.
+    """
+    return {
+        (layer.name, point): layer
+        for layer in layers
+        for point in measured_points(layer)
+    }
 
 
 class Accumulation(ABC):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from svdhooks import derived
 from svdhooks.layers.tap import Watched
+from svdhooks.quantities.accumulating import by_point
 from svdhooks.quantities.covariances import CovarianceObserver
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.quantities.values import check_positive
@@ -64,11 +65,7 @@ class Covariance:
         Returns:
             The observer.
         """
-        wanted = {
-            (layer.name, point): layer
-            for layer in layers
-            for point in self.measured_points(layer)
-        }
+        wanted = by_point(layers, self.measured_points)
         return CovarianceObserver(self, wanted, context)
 
     def skipped_points(self, layer: Watched) -> dict[str, str]:

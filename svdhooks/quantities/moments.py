@@ -12,7 +12,7 @@ from svdhooks.distributed.merging import Key
 from svdhooks.layers import Layer, PointValue
 from svdhooks.layers.patches import convolution_of, patches, why_not_alone
 from svdhooks.layers.tap import Watched
-from svdhooks.quantities.accumulating import Accumulation
+from svdhooks.quantities.accumulating import Accumulation, by_point
 from svdhooks.quantities.protocols import ProbeContext
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import Record
@@ -79,11 +79,7 @@ class PointMoments:
         Returns:
             The observer.
         """
-        wanted = {
-            (layer.name, point): layer
-            for layer in layers
-            for point in self.measured_points(layer)
-        }
+        wanted = by_point(layers, self.measured_points)
         return MomentsObserver(self, wanted, context)
 
     def skipped_points(self, layer: Watched) -> dict[str, str]:

@@ -14,6 +14,7 @@ from svdhooks.flow import Flow
 from svdhooks.flow.pairs import check_names, find_pairs, user_pairs
 from svdhooks.layers import Layer, LayerTable
 from svdhooks.layers.pairs import LayerPair, scale_of
+from svdhooks.linalg.spectral_graph import tail_probability
 from svdhooks.linalg.subspace import Leading
 from svdhooks.quantities.values import NON_FINITE, check_positive
 from svdhooks.record import OK, Record
@@ -235,7 +236,7 @@ class SpectralEdges:
         entries = rows * columns
         above = float((adjacency > threshold).sum())
         out, in_ = linalg.internal_dimensions(adjacency, n) if entries else (0, 0)
-        chance = 0.5 * math.erfc(self.sigma / math.sqrt(2.0))
+        chance = tail_probability(self.sigma)
         return {
             "significant": above,
             "significant_share": above / entries if entries else math.nan,
