@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -168,6 +168,10 @@ class Run:
     def events(self) -> tuple[Entry, ...]:
         """The measurements that failed or carry a mark, of all layers."""
         return tuple(self._table.events())
+
+    def each_event(self) -> Iterator[Entry]:
+        """What ``events`` holds, one by one: of a large log that is too much at once."""
+        return self._table.events()
 
     def alarms(self) -> list[dict[str, Any]]:
         """The alarms that were raised during the run, each with its step."""

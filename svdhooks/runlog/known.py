@@ -2,12 +2,16 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from svdhooks.runlog import notes
 from svdhooks.runlog.notes import Note
 from svdhooks.runlog.tagvalues import Rows, read
+
+_KEPT = 2**29
+"""Bytes of measures that a run keeps decoded."""
 
 
 class Known:
@@ -63,3 +67,14 @@ def check_known(
         shown = ", ".join(map(repr, known[:10])) or "none"
         hint = f"It has {shown}{' …' if len(known) > 10 else ''}."
     raise KeyError(f"Run {run!r} has no {kind} {name!r}. {hint}")
+
+
+def make_room(kept: dict[str, Any], size: int) -> None:
+    """Drop what was decoded first, until one more of a size fits in.
+
+    Args:
+        kept: What is kept decoded, each about as large.
+        size: In bytes.
+    """
+    while kept and (len(kept) + 1) * size > _KEPT:
+        del kept[next(iter(kept))]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from svdhooks import schema
 from svdhooks.record import OK
-from svdhooks.runlog.known import Known
+from svdhooks.runlog.known import Known, make_room
 from svdhooks.runlog.notes import Entry, Note
 from svdhooks.runlog.scalars import Series
 from svdhooks.runlog.tagstore import TagStore
@@ -154,15 +154,19 @@ class RunTable:
 
     def measure(self, metric: str) -> NDArray[np.float64]:
         """One measure of every layer at every step, ``(T, L)``; NaN: not measured."""
-        if metric not in self._measures:
-            self._measures[metric] = self._measure(metric)
-        return self._measures[metric][0]
+        return self._kept(metric)[0]
 
     def measured(self, metric: str) -> NDArray[np.bool_]:
         """At which step which layer has a measure, ``(T, L)``, also if it failed."""
+        return self._kept(metric)[1]
+
+    def _kept(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """What `measure` and `measured` return; of large logs the last few are kept."""
         if metric not in self._measures:
-            self._measures[metric] = self._measure(metric)
-        return self._measures[metric][1]
+            found = self._measure(metric)
+            make_room(self._measures, found[0].nbytes)
+            self._measures[metric] = found
+        return self._measures[metric]
 
     def _measure(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """What `measure` and `measured` return."""
