@@ -1,6 +1,7 @@
 """A run as a tidy table; the one door to pandas of the read side."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NONE: Mapping[str, bool | int | float | str] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -38,12 +41,15 @@ class Measured(Protocol):
         ...
 
 
-def to_frame(table: Measured, name: str) -> "pd.DataFrame":
+def to_frame(
+    table: Measured, name: str, more: Mapping[str, bool | int | float | str] = _NONE
+) -> "pd.DataFrame":
     """All measures of a run.
 
     Args:
         table: The run's records.
         name: What the run is called.
+        more: Further columns, the same in every row, behind the others.
 
     Returns:
         Columns run, step, layer, metric, value, ordered by step, layer, metric.
@@ -51,12 +57,7 @@ def to_frame(table: Measured, name: str) -> "pd.DataFrame":
     Raises:
         ImportError: If pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            "frame() needs pandas: pip install 'svdhooks[analysis]'"
-        ) from error
+    pd = _pandas()
 
     def labels(names: Iterable[str], index: NDArray[np.intp]) -> Any:
         return pd.Series(list(names), dtype=str).take(index).array
@@ -73,4 +74,34 @@ def to_frame(table: Measured, name: str) -> "pd.DataFrame":
         "layer": labels(table.layers, layer),
         "metric": labels(table.metrics, metric),
         "value": values.transpose(1, 2, 0)[there],
+        **more,
     })
+
+
+def rows_frame(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> "pd.DataFrame":
+    """Rows as a table.
+
+    Args:
+        rows: Column -> value.
+        columns: In their order, also where there are no rows.
+
+    Returns:
+        One row for each.
+
+    Raises:
+        ImportError: If pandas is not installed.
+    """
+    return _pandas().DataFrame(list(rows), columns=list(columns))
+
+
+def _pandas() -> Any:
+    """The package, or what to do to have it."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(
+            "frame() needs pandas: pip install 'svdhooks[analysis]'"
+        ) from error
+    return pd
