@@ -1,0 +1,187 @@
+"""A log gone through as if it were being recorded."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdhooks.alarms.choosing import Choice, resolve_alarms
+from svdhooks.alarms.event import AlarmEvent
+from svdhooks.alarms.reading import LIMITING, Key, Reading
+from svdhooks.alarms.watching import Watcher
+
+Series = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+_TRAINING = re.compile(r"train", re.IGNORECASE)
+_OTHER = re.compile(r"val|eval|test|dev|best|grad|scale|regular|aux", re.IGNORECASE)
+_LOSS = re.compile(r"(^|[/_.\s-])loss($|[/_.\s-])", re.IGNORECASE)
+
+
+class Log(Protocol):
+    """What is needed of a `RunLog`, which a `MemorySink` has too."""
+
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+    @property
+    def edges(self) -> tuple[str, ...]: ...
+    @property
+    def steps(self) -> NDArray[np.int64]: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def run_metrics(self) -> tuple[str, ...]: ...
+    @property
+    def described(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def events(self) -> Sequence[Any]: ...
+    def series(self, layer: str, metric: str) -> Series: ...
+    def run_series(self, metric: str) -> Series: ...
+
+
+def alarms_of(
+    log: Log, choice: Choice = "auto", loss: str | None = None
+) -> list[AlarmEvent]:
+    """What the rules would have said during a run, from its log.
+
+    Args:
+        log: A `RunLog` or a `MemorySink`.
+        choice: As `svdhooks.watch(alarms=)` takes it.
+        loss: Tag of the training loss among ``log.scalar_tags``; None: as
+            `loss_source` finds it.
+
+    Returns:
+        In the order in which they would have been raised.
+
+    Raises:
+        KeyError: If there is no such scalar.
+    """
+    chosen = resolve_alarms(choice)
+    if chosen is None:
+        return []
+    watcher = Watcher(chosen)
+    several = readings(log, loss, watcher.measures)
+    return [event for reading in several for event in watcher.observe(reading)]
+
+
+def loss_source(log: Log) -> str | None:
+    """Where a run's training loss stands.
+
+    Args:
+        log: A `RunLog` or a `MemorySink`.
+
+    Returns:
+        ``"loss"``: it was given to the recorder. Otherwise the tag of a scalar in the
+        logger's directory whose name says that it is a training loss, one of every step
+        rather than one of every epoch. None: there is none.
+    """
+    if "loss" in log.run_metrics:
+        return "loss"
+    tags = [t for t in getattr(log, "scalar_tags", ()) if _LOSS.search(t)]
+    tags = [t for t in tags if not _OTHER.search(t) and not t.startswith("svd_")]
+    return min(tags, key=_order, default=None)
+
+
+def _order(tag: str) -> tuple[bool, bool, int, str]:
+    """Of the training rather than of nothing; not of epochs; the shortest name."""
+    return not _TRAINING.search(tag), "epoch" in tag.lower(), len(tag), tag
+
+
+def readings(
+    log: Log, loss: str | None = None, measures: Collection[str] | None = None
+) -> Iterator[Reading]:
+    """The records of a log, one after another, as rules saw them live.
+
+    Args:
+        log: A `RunLog` or a `MemorySink`.
+        loss: Tag of the training loss among ``log.scalar_tags``, joined by
+            ``log.align``; None: as `loss_source` finds it.
+        measures: Which to read; None: all.
+
+    Yields:
+        One for each step, in order.
+
+    Raises:
+        KeyError: If there is no such scalar.
+    """
+    rows = dict(log.described)
+    values = _values(log, measures)
+    failed, limited = _reservations(log)
+    run = _run_values(log, loss)
+    for step in log.steps.tolist():
+        yield Reading(
+            step,
+            values.get(step, {}),
+            failed.get(step, {}),
+            frozenset(limited.get(step, ())),
+            run.get(step, {}),
+            rows,
+        )
+
+
+def _values(
+    log: Log, measures: Collection[str] | None
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Step -> layer -> measure -> value as float32."""
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    metrics = [m for m in log.metrics if measures is None or m in measures]
+    for layer in (*log.layers, *log.edges):
+        for metric in metrics:
+            steps, values = log.series(layer, metric)
+            with np.errstate(over="ignore"):
+                rounded = values.astype(np.float32)
+            there = ~np.isnan(rounded)
+            pairs = zip(steps[there].tolist(), rounded[there].tolist(), strict=True)
+            for step, value in pairs:
+                found.setdefault(step, {}).setdefault(layer, {})[metric] = value
+    return found
+
+
+def _reservations(
+    log: Log,
+) -> tuple[dict[int, dict[Key, str]], dict[int, set[Key]]]:
+    """Step -> what failed and why; step -> what is limited."""
+    failed: dict[int, dict[Key, str]] = {}
+    limited: dict[int, set[Key]] = {}
+    for entry in log.events:
+        key = entry.layer, entry.point or entry.quantity
+        if not entry.ok:
+            failed.setdefault(entry.step, {})[key] = entry.status
+        if not LIMITING.isdisjoint(entry.marks):
+            limited.setdefault(entry.step, set()).add(key)
+    return failed, limited
+
+
+def _run_values(log: Log, loss: str | None) -> dict[int, dict[str, float]]:
+    """Step -> values of the whole run, the loss among them if it is known."""
+    source = loss_source(log) if loss is None else loss
+    found: dict[int, dict[str, float]] = {}
+    for metric in log.run_metrics:
+        _add(found, metric, log.run_series(metric))
+    if source is not None and source != "loss":
+        _add(found, "loss", _aligned(log, source))
+    elif loss is not None and source not in log.run_metrics:
+        _add(found, "loss", _aligned(log, loss))
+    return found
+
+
+def _aligned(log: Log, tag: str) -> Series:
+    """A scalar of others; none before its first value."""
+    align = getattr(log, "align", None)
+    if align is None:
+        raise KeyError(
+            f"loss={tag!r}: records in memory have no scalars of others; give the loss "
+            'to the recorder, recorder.step(loss=loss), or leave out "loss".'
+        )
+    steps, values = align(tag)
+    first, known = log.steps, np.asarray(values)
+    begun = np.maximum.accumulate(~np.isnan(known)) if len(known) else known > 0
+    return first[begun], known[begun]
+
+
+def _add(found: dict[int, dict[str, float]], name: str, series: Series) -> None:
+    steps, values = series
+    finite = np.where(np.isfinite(values), values, np.nan)
+    for step, value in zip(steps.tolist(), finite.tolist(), strict=True):
+        found.setdefault(step, {})[name] = value

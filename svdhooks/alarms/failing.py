@@ -1,0 +1,143 @@
+"""Rules about what needs no history: numbers that are no numbers, and layers of zeros."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from svdhooks.alarms.event import AlarmEvent, Severity, named
+from svdhooks.alarms.grouping import Heading, Reporter, Sign
+from svdhooks.alarms.reading import Reading
+from svdhooks.alarms.signals import Patience
+
+_AT_ONCE = Patience(records=1, steps=0)
+_LOSS = ("", "loss")
+_NON_FINITE = "non-finite"
+"""How the status of a record says that its matrix holds NaN or Inf."""
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """NaN or infinite values in a weight, in activations, or in the loss.
+
+    Raised at once: a weight that is NaN stays so. A loss must not be finite at two
+    records in a row, for with loss scaling single ones are made good. Measurements that
+    failed for another reason, such as memory, are none of it.
+    """
+
+    name: str = "non_finite"
+    severity: Severity = "alarm"
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """None: the status says it."""
+        return frozenset()
+
+    def begin(self) -> "NonFiniteState":
+        """Start to observe one run."""
+        return NonFiniteState(self)
+
+
+class NonFiniteState:
+    """See `NonFinite`."""
+
+    def __init__(self, rule: NonFinite) -> None:
+        self._reporter = Reporter(Heading(rule.name, rule.severity), _AT_ONCE)
+        self._was_bad = False
+
+    @property
+    def open(self) -> tuple[AlarmEvent, ...]:
+        """Events whose condition holds."""
+        return self._reporter.open
+
+    def observe(self, reading: Reading) -> list[AlarmEvent]:
+        """Take in one record."""
+        return self._reporter.report(
+            reading.step,
+            list(self._signs(reading)),
+            "Training cannot recover from NaN in a weight: go back to a checkpoint from "
+            "before this step, and look at the learning rate, at the loss scale, and at "
+            "the batch of this step.",
+        )
+
+    def _signs(self, reading: Reading) -> Iterator[Sign]:
+        for key, status in reading.failed.items():
+            if _NON_FINITE in status:
+                words = f"The {key[1]} of layer {named(key[0])} holds NaN or Inf"
+                yield Sign(key, on=True, over=False, weight=1.0, words=words)
+        for layer, values in reading.values.items():
+            for point in {name.partition("_")[0] for name in values}:
+                if self._reporter.known((layer, point)):
+                    yield Sign((layer, point), on=False, over=True)
+        if reading.loss is not None:
+            bad = not math.isfinite(reading.loss)
+            yield Sign(
+                _LOSS, bad and self._was_bad, not bad, 0.0, "The loss is NaN or Inf"
+            )
+            self._was_bad = bad
+
+
+@dataclass(frozen=True)
+class AllZero:
+    """A weight, or what leaves a layer, that became exactly zero.
+
+    What was zero from the start, such as the second factor of a LoRA adapter or the last
+    layer of a residual branch, is none: there was nothing to lose.
+    """
+
+    name: str = "all_zero"
+    severity: Severity = "alarm"
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """Those that it reads."""
+        return frozenset({
+            "weight_spectral_norm",
+            "output_total_variance",
+            "output_mean_norm",
+        })
+
+    def begin(self) -> "AllZeroState":
+        """Start to observe one run."""
+        return AllZeroState(self)
+
+
+class AllZeroState:
+    """See `AllZero`."""
+
+    def __init__(self, rule: AllZero) -> None:
+        self._reporter = Reporter(Heading(rule.name, rule.severity), _AT_ONCE)
+        self._alive: set[tuple[str, str]] = set()
+
+    @property
+    def open(self) -> tuple[AlarmEvent, ...]:
+        """Events whose condition holds."""
+        return self._reporter.open
+
+    def observe(self, reading: Reading) -> list[AlarmEvent]:
+        """Take in one record."""
+        signs = []
+        for layer, values in reading.values.items():
+            norm = values.get("weight_spectral_norm")
+            if norm is not None:
+                signs.append(self._sign((layer, "weight"), norm != 0))
+            spread = values.get("output_total_variance")
+            if spread is not None:
+                size = values.get("output_mean_norm", 0.0)
+                signs.append(self._sign((layer, "output"), spread != 0 or size != 0))
+        return self._reporter.report(
+            reading.step,
+            filter(None, signs),
+            "Nothing passes it any more. Look at weight decay, pruning and the learning "
+            "rate, and at the layers before it.",
+        )
+
+    def _sign(self, key: tuple[str, str], alive: bool) -> Sign | None:
+        if alive:
+            if key not in self._alive:
+                self._alive.add(key)
+            return Sign(key, False, True) if self._reporter.known(key) else None
+        if key not in self._alive:
+            return None
+        what = "weight" if key[1] == "weight" else "output"
+        words = f"The {what} of layer {named(key[0])} became exactly zero"
+        return Sign(key, True, False, float(what == "weight"), words)

@@ -1,0 +1,278 @@
+"""What rules are made of: levels, the loss, and signs that must last."""
+
+import math
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+WARM_UP = 3
+"""Records that make a first level: the fewest whose median one outlier cannot move."""
+
+LossState = Literal["", "diverged", "worse", "stuck"]
+"""Of the training loss; empty: it falls, or nothing can be said yet."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a sign must last before it counts, and how long its end.
+
+    Attributes:
+        records: That many records in a row.
+        steps: And over that many optimiser steps, so that a run recorded at every step
+            does not alarm of a spike. 50 is five times the memory of momentum 0.9.
+    """
+
+    records: int = 3
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            TypeError: If one is no whole number.
+            ValueError: If one is too small.
+        """
+        for name, least in (("records", 1), ("steps", 0)):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(
+                    f"Patience({name}={number!r}): expected a whole number, such as "
+                    f"{name}=5."
+                )
+            if number < least:
+                raise ValueError(
+                    f"Patience({name}={number}): expected {least} or more."
+                )
+
+
+class Level:
+    """One measure of one layer, smoothed: the median of its last three records.
+
+    Attributes:
+        now: The median of the last `WARM_UP` values; NaN before there are as many.
+        highest: The largest ``now`` so far.
+        lowest: The smallest ``now`` so far.
+        highest_step: When it was highest.
+        lowest_step: When it was lowest.
+        first: The first ``now``.
+    """
+
+    __slots__ = (
+        "_last",
+        "first",
+        "highest",
+        "highest_step",
+        "lowest",
+        "lowest_step",
+        "now",
+    )
+
+    def __init__(self) -> None:
+        self._last: list[float] = []
+        self.now = self.first = math.nan
+        self.highest, self.lowest = -math.inf, math.inf
+        self.highest_step = self.lowest_step = 0
+
+    def observe(self, step: int, value: float) -> float:
+        """Take in a value.
+
+        Args:
+            step: When it was measured.
+            value: Finite.
+
+        Returns:
+            ``now``.
+        """
+        last = self._last
+        if len(last) < WARM_UP - 1:
+            last.append(value)
+            return self.now
+        a, b = last
+        self._last = [b, value]
+        # the median of three, spelled out: this runs for every layer at every record
+        now = max(min(a, b), min(max(a, b), value))
+        if now > self.highest:
+            self.highest, self.highest_step = now, step
+        if now < self.lowest:
+            self.lowest, self.lowest_step = now, step
+        if self.first != self.first:  # noqa: PLR0124  # NaN: none yet
+            self.first = now
+        self.now = now
+        return now
+
+
+class LossLevel:
+    """The training loss as far as rules judge it: whether it falls, stays or rises.
+
+    Losses may be negative (cosine similarity) and noisy (one batch). So nothing is
+    divided by the loss: its gain is compared with its own noise, the median absolute
+    difference of successive records.
+    """
+
+    NOISES = 3.0
+    """A gain below so many times the noise is none, as with control charts."""
+    GIVEN_BACK = 0.5
+    """More than half of the gain lost: the loss is nearer to its start than its best."""
+    RECORDS = 8
+    """Losses needed before one is called stuck: a first level, a last one, and noise."""
+
+    def __init__(self) -> None:
+        self.state: LossState = ""
+        self.start = self.best = self.now = math.nan
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=5)
+        self._moves: deque[float] = deque(maxlen=101)
+        self._missing = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether there was any loss."""
+        return bool(self._last) or self._missing > 0
+
+    def observe(self, loss: float | None) -> LossState:
+        """Take in the loss of a record.
+
+        Args:
+            loss: NaN if it is not finite; None if there is none.
+
+        Returns:
+            ``state``.
+        """
+        if loss is None:
+            return self.state
+        if not math.isfinite(loss):
+            self._missing += 1
+            self.state = "diverged"
+            return self.state
+        self._missing = 0
+        if self._last:
+            self._moves.append(abs(loss - self._last[-1]))
+        if len(self._first) < self._last.maxlen:
+            self._first.append(loss)
+            self.start = median(self._first)
+        self._last.append(loss)
+        self.now = median(self._last)
+        self.best = min(self.best, self.now) if self.best == self.best else self.now
+        self.state = self._judged()
+        return self.state
+
+    def _judged(self) -> LossState:
+        if len(self._moves) < self.RECORDS - 1:
+            return ""
+        noise = self.NOISES * median(self._moves)
+        gain = self.start - self.best
+        back = self.now - self.best
+        if back > noise and back > self.GIVEN_BACK * max(gain, 0.0):
+            return "worse"
+        return "stuck" if gain <= noise else ""
+
+
+class Latch:
+    """A sign that counts once it lasted, and again only after it has long passed.
+
+    Attributes:
+        since: First step of the sign as it holds now.
+        raised: Whether it counts.
+    """
+
+    __slots__ = ("_count", "_gone", "_gone_since", "raised", "since")
+
+    def __init__(self) -> None:
+        self.since = 0
+        self.raised = False
+        self._count = self._gone = self._gone_since = 0
+
+    def update(self, step: int, on: bool, over: bool, patience: Patience) -> bool:
+        """Take in one record.
+
+        Args:
+            step: Of the record.
+            on: Whether the sign is there.
+            over: Whether it is clearly gone. Neither: it is near the edge, and what
+                holds goes on holding.
+            patience: How long either must last.
+
+        Returns:
+            Whether it begins to count now.
+        """
+        if self.raised:
+            if not over:
+                self._gone = 0
+                return False
+            if self._gone == 0:
+                self._gone_since = step
+            self._gone += 1
+            if self._lasted(self._gone, step - self._gone_since, patience):
+                self.raised, self._count = False, 0
+            return False
+        if not on:
+            self._count = 0
+            return False
+        if self._count == 0:
+            self.since = step
+        self._count += 1
+        if self._lasted(self._count, step - self.since, patience):
+            self.raised, self._gone = True, 0
+        return self.raised
+
+    @staticmethod
+    def _lasted(records: int, steps: int, patience: Patience) -> bool:
+        return records >= patience.records and steps >= patience.steps
+
+
+class Latches:
+    """One `Latch` for each layer, made when a sign first shows."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._latches: dict[Hashable, Latch] = {}
+        self._said = 0
+
+    def update(self, key: Hashable, step: int, on: bool, over: bool) -> bool:
+        """Take in what a record says of one layer; see `Latch.update`."""
+        latch = self._latches.get(key)
+        if latch is None:
+            if not on:
+                return False
+            latch = self._latches[key] = Latch()
+        return latch.update(step, on, over, self._patience)
+
+    def since(self, key: Hashable) -> int:
+        """First step of the sign of a layer."""
+        return self._latches[key].since
+
+    def known(self, key: Hashable) -> bool:
+        """Whether a layer ever had the sign."""
+        return key in self._latches
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether the sign of a layer counts now."""
+        latch = self._latches.get(key)
+        return latch is not None and latch.raised
+
+    @property
+    def holding(self) -> list[Hashable]:
+        """All whose sign counts now."""
+        return [key for key, latch in self._latches.items() if latch.raised]
+
+    def worth_saying(self, new: int) -> bool:
+        """Whether those that begin to count make an event.
+
+        The first does; then only when there are twice as many as at the last event, so
+        that a fault that spreads through 200 layers is told of at most eight times.
+
+        Args:
+            new: How many begin to count at this record.
+
+        Returns:
+            Whether to say so.
+        """
+        many = len(self.holding)
+        if many == 0:
+            self._said = 0
+        if new == 0 or many < 2 * self._said:
+            return False
+        self._said = many
+        return True
