@@ -1,0 +1,1 @@
+"""Healthy and collapsing trainings for `benchmarks/alarms.py`."""

@@ -1,0 +1,12 @@
+"""All runs of the collection."""
+
+from alarm_runs import others, plateaus, published, supervised, transformers, views
+
+RUNS = (
+    *published.RUNS,
+    *supervised.RUNS,
+    *transformers.RUNS,
+    *views.RUNS,
+    *others.RUNS,
+    *plateaus.RUNS,
+)
