@@ -1,18 +1,18 @@
 """Where two runs are compared: at equal steps, epochs, or losses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from svdhooks.alarms import loss_source
 from svdhooks.display.overview import Source
 
 Floats = NDArray[np.float64]
 
 _POINTS = 200
 _LEVELS = 60
-_LOSSES = ("loss", "train_loss", "train/loss", "training_loss", "loss/train")
 
 
 @dataclass(frozen=True)
@@ -142,37 +142,34 @@ def loss_of(run: Source, name: str = "loss") -> tuple[str, Floats, Floats] | Non
 
     Args:
         run: Which.
-        name: ``"loss"``: the value given to ``recorder.step``, else a scalar that is
-            called like a training loss; or the name of a value or a scalar.
+        name: ``"loss"``: as `svdhooks.alarms.loss_source` finds it; or the name of a
+            value of the run or of a scalar.
 
     Returns:
         What it is called, steps and values, finite; None if there is none.
     """
-    tags: Sequence[str] = getattr(run, "scalar_tags", ())
-    wanted = [name] if name != "loss" else [name, *_LOSSES, *_like_losses(tags)]
-    for tag in wanted:
-        if tag in run.run_metrics:
-            steps, values = run.run_series(tag)
-        elif tag in tags:
-            steps, values = run.align(tag)  # type: ignore[attr-defined]
-        else:
-            continue
-        finite = np.isfinite(values)
-        if finite.any():
-            return tag, steps[finite].astype(np.float64), values[finite]
-    return None
+    tag = (loss_source(run) if name == "loss" else None) or name  # type: ignore[arg-type]
+    if tag in run.run_metrics:
+        at, values = run.run_series(tag)
+        steps = at.astype(np.float64)
+    elif tag in getattr(run, "scalar_tags", ()):
+        logged, values = run.scalars(tag)  # type: ignore[attr-defined]
+        steps = _steps_of(run, logged.astype(np.float64))
+    else:
+        return None
+    finite = np.isfinite(values)
+    return (tag, steps[finite], values[finite]) if finite.any() else None
 
 
-def _like_losses(tags: Sequence[str]) -> list[str]:
-    """Tags of training losses, the plainest first."""
-    names = [tag for tag in tags if "loss" in tag.lower()]
-    training = [tag for tag in names if not _held_out(tag)]
-    return sorted(training, key=lambda tag: ("train" not in tag.lower(), len(tag), tag))
-
-
-def _held_out(tag: str) -> bool:
-    """Whether a scalar is of data that is not trained on."""
-    return any(word in tag.lower() for word in ("val", "test", "eval", "dev"))
+def _steps_of(run: Source, logged: Floats) -> Floats:
+    """Optimiser steps of positions on the logger's axis, linear between records."""
+    if "logged_step" not in run.run_metrics:
+        return logged
+    steps, theirs = run.run_series("logged_step")
+    told = np.isfinite(theirs)
+    if not told.any() or (np.diff(theirs[told]) <= 0).any():
+        return logged
+    return np.interp(logged, theirs[told], steps[told].astype(np.float64))
 
 
 def _by_epoch(run: Source) -> tuple[Axis | None, str]:
@@ -206,7 +203,9 @@ def _by_level(run: Source, name: str) -> tuple[Axis | None, str]:
         return None, f"its {tag!r} never falls"
     # a ramp too small to see: where the envelope is flat its first step counts
     ramp = 1e-9 * fall * np.arange(len(low)) / len(low)
-    return Axis(steps, ramp - low), tag
+    # what lies before the first record and behind the last is interpolated to these
+    order = np.concatenate([[True], np.diff(steps) > 0])
+    return Axis(steps[order], (ramp - low)[order]), tag
 
 
 def _there_is(run: Source) -> str:

@@ -125,7 +125,7 @@ def _tested(
     )
     told = gap(ends, others, np.array([floor[span].mean() for span in spans]))
     back = np.exp if curve.ratio else np.asarray
-    p = min(1.0, 2 * float(told.p.min()))
+    p = float(np.minimum(2 * told.p.min(), 1.0))  # NaN stays
     row = Difference(
         curve.layer,
         curve.metric,

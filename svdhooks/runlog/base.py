@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from svdhooks import schema
 from svdhooks.runlog.derive import DerivedMeasures
 from svdhooks.runlog.find import find_run, no_records
+from svdhooks.runlog.hparams import find_hparams
 from svdhooks.runlog.known import Known, check_known
 from svdhooks.runlog.notes import Entry
 from svdhooks.runlog.scalars import LoggedScalars
@@ -100,6 +101,15 @@ class Run:
     def settings(self) -> Mapping[str, Any]:
         """The recorder's settings."""
         return dict(self.meta.get("settings", {}))
+
+    @property
+    def hparams(self) -> dict[str, bool | int | float | str]:
+        """Hyper-parameters, nested names with dots; see `svdhooks.runlog.hparams`.
+
+        Of ``watch(..., hparams=...)``, the LightningModule, Lightning's ``hparams.yaml``;
+        where there are none, of TensorBoard's HParams dashboard.
+        """
+        return find_hparams(self.settings, self.log_dir)
 
     @property
     def skipped(self) -> dict[str, str]:

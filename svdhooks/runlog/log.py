@@ -79,11 +79,15 @@ class RunLog(Run):
         check_known("run metric", metric, self.run_metrics, self.name)
         return self._table.run_series(metric)
 
-    def frame(self, derived: bool | Iterable[str] = False) -> "pd.DataFrame":
+    def frame(
+        self, derived: bool | Iterable[str] = False, *, hparams: bool = False
+    ) -> "pd.DataFrame":
         """All measures as a tidy table.
 
         Args:
             derived: Which of ``derived`` to add; True: all of them.
+            hparams: Whether to add a column ``hparam.<name>`` for each of ``hparams``,
+                the same in every row, so that tables of several runs can be put together.
 
         Returns:
             Columns run, step, layer, metric, value; one row for every value that was
@@ -92,9 +96,10 @@ class RunLog(Run):
         names = tuple(self.derived if derived is True else derived or ())
         for name in names:
             check_known("derived metric", name, self.derived, self.name)
-        if not names:
-            return to_frame(self._table, self.name)
-        return to_frame(Extended(self._table, self._derived, names), self.name)
+        told = self.hparams if hparams else {}
+        more = {f"hparam.{name}": value for name, value in told.items()}
+        table = Extended(self._table, self._derived, names) if names else self._table
+        return to_frame(table, self.name, more)
 
     def spectra(
         self, layer: str, point: str = "weight"
