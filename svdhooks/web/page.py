@@ -34,15 +34,14 @@ class PageData:
         """Take an array into the page; one that is there already is not taken twice.
 
         Args:
-            array: Truth values become uint8, integers int32, and all others float32;
-                what is too large for float32 becomes infinite.
+            array: Truth values become uint8, integers int32 if they fit, and all others
+                float32; what is too large for float32 becomes infinite.
 
         Returns:
             What stands for it in the tree.
 
         Raises:
             TypeError: If it holds no real numbers.
-            ValueError: If an integer does not fit into 32 bits.
         """
         stored = _stored(np.asarray(array))
         key = (stored.dtype.str, stored.shape, _digest(stored))
@@ -71,18 +70,20 @@ def _stored(array: NDArray[Any]) -> NDArray[Any]:
         )
     if kind == "b":
         array = array.astype(np.uint8)
-    elif kind in "iu" and array.dtype != np.uint8:
-        bounds = np.iinfo(np.int32)
-        if array.size and (array.min() < bounds.min or array.max() > bounds.max):
-            raise ValueError(
-                f"Found integers from {array.min()} to {array.max()}; expected ones "
-                "that fit into 32 bits. Pass them as floating point numbers."
-            )
-        array = array.astype(np.int32)
-    elif kind == "f":
+    elif kind in "iu" and _fits(array):
+        array = array if array.dtype == np.uint8 else array.astype(np.int32)
+    else:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     return np.ascontiguousarray(array)
+
+
+def _fits(integers: NDArray[Any]) -> bool:
+    """Whether they are 32-bit integers."""
+    bounds = np.iinfo(np.int32)
+    if not integers.size:
+        return True
+    return bool(integers.min() >= bounds.min and integers.max() <= bounds.max)
 
 
 def _digest(array: NDArray[Any]) -> bytes:
