@@ -1,6 +1,14 @@
 """All runs of the collection."""
 
-from alarm_runs import others, plateaus, published, supervised, transformers, views
+from alarm_runs import (
+    adversarial,
+    others,
+    plateaus,
+    published,
+    supervised,
+    transformers,
+    views,
+)
 
 RUNS = (
     *published.RUNS,
@@ -9,4 +17,5 @@ RUNS = (
     *views.RUNS,
     *others.RUNS,
     *plateaus.RUNS,
+    *adversarial.RUNS,
 )

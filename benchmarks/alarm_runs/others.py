@@ -101,13 +101,13 @@ def silenced_code() -> Course:
     return fitted(model, images_as_answers(), optimizer, 1500, loss_of, disturb=disturb)
 
 
-def variational(beta: float, seed: int, ramp: int = 0) -> Course:
+def variational(beta: float, seed: int, growth: float = 1.0) -> Course:
     """A variational autoencoder; with a large beta the posterior collapses."""
     model = seeded(seed, lambda: Coder(8, variational=True))
     weight = [beta]
 
     def disturb(step: int) -> None:
-        weight[0] = beta * min(1.0, step / ramp) if ramp else beta
+        weight[0] = beta * growth ** max(0, step - 700)
 
     def loss_of(answers: Tensor, images: Tensor) -> Tensor:
         mean, log_variance = model.last
@@ -251,8 +251,8 @@ RUNS = (
          EXPLAINED, 0.5, silenced_code),
     _run("variational", "variational autoencoder", True, EXPLAINED, 0.4,
          lambda: variational(1.0, 0), True),
-    _run("posterior", "variational autoencoder, beta grows to 40", False, EXPLAINED,
-         0.2, lambda: variational(40.0, 1, ramp=1200), True),
+    _run("posterior", "variational autoencoder, beta grows from step 700 on", False, EXPLAINED,
+         0.2, lambda: variational(0.5, 1, growth=1.01), True),
     _run("bottleneck", "regression through three units, Adam", True, EXPLAINED, 0.8,
          lambda: bottleneck(2e-3, 0), True),
     _run("frozen_trunk", "a new head on a frozen trunk", True, ACCURACY, 0.8,

@@ -35,12 +35,12 @@ def gpt() -> Course:
 def gpt_rms() -> Course:
     model = seeded(1, lambda: Language(blocks=4, norm=lambda: nn.RMSNorm(WIDTH)))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    return language(model, optimizer, 800)
+    return language(model, optimizer, 600)
 
 
 def gpt_no_skips() -> Course:
     model = seeded(2, lambda: Language(blocks=6, skip=False))
-    return language(model, adamw(model, 1e-3), 500)
+    return language(model, adamw(model, 1e-3), 400, records=40)
 
 
 def gpt_rate_too_high() -> Course:
@@ -111,7 +111,7 @@ def viewer_sgd() -> Course:
 
 def viewer_no_skips() -> Course:
     model = seeded(2, lambda: Viewer(blocks=8, skip=False))
-    return digits_seen(model, adamw(model, 1e-3), 400)
+    return digits_seen(model, adamw(model, 1e-3), 280, records=40)
 
 
 def viewer_hot() -> Course:
