@@ -1,0 +1,139 @@
+// Everything about one layer: spectra at a step, measures, local rank, ledger.
+
+import { createCurves, createLedger, createLocalRank } from "./curves.js";
+import { chooser, element, fill } from "./dom.js";
+import { shortened, visible } from "./format.js";
+import { createSpectrum, createWaterfall } from "./spectra.js";
+import { createStepper } from "./stepper.js";
+import { named } from "./tables.js";
+
+const FIRST = ["weight", "output", "input"];
+const WEIGHT = ["weight_stable_rank", "weight_effective_rank", "weight_numerical_rank"];
+const COVARIANCE = ["input_effective_rank", "output_effective_rank"];
+const SHORT = {
+  weight_stable_rank: "stable rank", weight_effective_rank: "effective rank", weight_numerical_rank: "numerical rank",
+  input_effective_rank: "what enters", output_effective_rank: "what leaves",
+};
+
+/**
+ * data: { run, layer, step, measure, others: [Run] }
+ * options: { onstep(step), onlayer(name), onmeasure(name) }
+ */
+export function createLayerView(container, data, options = {}) {
+  const head = element("div", { class: "layerhead" });
+  const bar = element("div", { class: "layerbar" });
+  const grid = element("div", { class: "cards" });
+  const root = element("section", { class: "layerview", "aria-label": "Layer", tabIndex: -1 }, head, bar, grid);
+  container.append(root);
+  let shown = data;
+  let views = [];
+  let stepper = null;
+
+  function update(next) {
+    const open = next.run !== shown.run || next.layer !== shown.layer || next.measure !== shown.measure || !views.length;
+    shown = next;
+    if (!open) return mark(next.step);
+    for (const view of views) view.destroy();
+    views = [];
+    title();
+    stepper?.destroy();
+    stepper = createStepper(bar, { steps: stepsOf(shown), step: shown.step }, { onpick: options.onstep });
+    return cards();
+  }
+
+  function title() {
+    const { run, layer } = shown;
+    const about = run.layer(layer);
+    const place = run.places.get(layer);
+    const go = (by) => options.onlayer?.(run.names[(place + by + run.names.length) % run.names.length]);
+    const list = run.names.map((name) => [name, shortened(name, 56)]);
+    const words = [about.kind, about.shape ? `${about.shape[0]} × ${about.shape[1]} (out × in)` : null, about.note].filter(Boolean);
+    fill(head,
+      element("h2", { title: visible(layer).slice(0, 2000), dir: "auto" }, named(layer, 64)),
+      element("p", { class: "note" }, visible(words.join(" · ")).slice(0, 300)),
+      element("div", { class: "controls" },
+        element("button", { type: "button", title: "Layer before (↑)", onclick: () => go(-1) }, "↑ Before"),
+        element("button", { type: "button", title: "Layer after (↓)", onclick: () => go(1) }, "↓ After"),
+        chooser("Layer", list, layer, (name) => options.onlayer?.(name))));
+  }
+
+  function cards() {
+    const { run, layer } = shown;
+    const spectra = run.spectra?.[layer] ?? {};
+    const points = [...FIRST, ...Object.keys(spectra).filter((p) => !FIRST.includes(p))].filter((p) => spectra[p]?.steps.length);
+    const weightNote = run.layer(layer).note;
+    for (const point of points) {
+      const of = { spectrum: spectra[point], point, step: shown.step, note: point === "weight" ? weightNote : "" };
+      add(createSpectrum, of);
+      if (point === "weight" && of.spectrum.steps.length > 2) add(createWaterfall, of, { onpick: options.onstep });
+    }
+    ranks("Ranks of the weight", WEIGHT);
+    ranks("Covariance in and out: effective rank", COVARIANCE);
+    for (const kind of ["relative", "absolute"]) {
+      const entry = run.local_rank?.[layer]?.[kind];
+      if (entry?.steps.length) add(createLocalRank, { entry, kind, step: shown.step });
+    }
+    const ledger = run.ledger?.[layer];
+    if (ledger?.steps.length) add(createLedger, { entry: ledger, step: shown.step });
+    one();
+  }
+
+  function ranks(name, wanted) {
+    const { run, layer } = shown;
+    const found = run.measuresOf(layer).filter((m) => wanted.includes(m.name)).map((m) => ({ ...m, short: SHORT[m.name] }));
+    found.sort((a, b) => wanted.indexOf(a.name) - wanted.indexOf(b.name));
+    if (!found.length) return;
+    const limited = found.some((m) => run.limited(m, layer)) ? " Too few samples at some records: may read low." : "";
+    add(createCurves, { run, layer, step: shown.step, measures: found, title: name, note: (found.length > 1 ? explained(found) : visible(found[0].meaning ?? "")) + limited });
+  }
+
+  /** The measure of the map, for this layer: over all runs, where there are several. */
+  function one() {
+    const { run, layer, others } = shown;
+    const measure = run.measure(shown.measure);
+    if (!measure || !run.curve(measure, layer).x.length) return;
+    const drawn = [...WEIGHT, ...COVARIANCE].includes(measure.name);
+    const beside = (others ?? []).filter((r) => r.curve(r.measure(measure.name), layer).x.length);
+    if (drawn && !beside.length) return;
+    add(createCurves, { run, layer, step: shown.step, measures: [measure], others: beside, title: shortened(measure.title, 70) });
+  }
+
+  function add(create, of, more = {}) {
+    views.push(create(grid, of, { onpick: options.onstep, ...more }));
+  }
+
+  function mark(value) {
+    shown.step = value;
+    stepper?.mark(value);
+    for (const view of views) view.mark?.(value);
+  }
+
+  update(data);
+  return {
+    update, mark,
+    toggle: () => stepper?.toggle(),
+    move: (by) => stepper?.move(by),
+    resize() { for (const view of views) view.resize(); },
+    destroy() {
+      for (const view of views) view.destroy();
+      stepper?.destroy();
+      root.remove();
+    },
+  };
+}
+
+function explained(measures) {
+  return measures.map((m) => `${m.short ?? m.title}: ${lower(visible(m.meaning ?? ""))}`).join(" ").slice(0, 420);
+}
+
+function lower(text) {
+  return text ? text[0].toLowerCase() + text.slice(1) : "";
+}
+
+/** All steps at which anything of this layer was recorded. */
+function stepsOf({ run, layer }) {
+  const found = new Set(run.steps);
+  for (const spectrum of Object.values(run.spectra?.[layer] ?? {})) for (const s of spectrum.steps) found.add(s);
+  return Int32Array.from(found).sort();
+}
+

@@ -1,0 +1,72 @@
+// What the colours of the rank map say: amounts, shares of the start, of the maximum.
+
+import { diverging, sequential } from "./colors.js";
+import { number, percent } from "./format.js";
+
+export const SCALES = [
+  ["absolute", "Absolute", "The values as they were measured"],
+  ["start", "Against the start", "Each layer's value over its first one"],
+  ["maximum", "Share of the maximum", "Each layer's value over the largest possible one"],
+];
+
+/**
+ * Shares in [0, 1] for the cells of a map, layers × records, and how to read them.
+ *
+ * Returns { shares, raw (layers × records), related (likewise), lut, low, high, middle,
+ *   label(value), title, ticks: [[share, text]] }.
+ */
+export function scaled(run, measure, records, mode, dark) {
+  const [raw, related] = values(run, measure, records, mode);
+  return mode === "start" ? aroundOne(raw, related, dark) : fromLow(raw, related, mode, measure);
+}
+
+function values(run, measure, records, mode) {
+  const wide = run.names.length;
+  const raw = new Float32Array(wide * records.length);
+  const related = new Float32Array(raw.length);
+  for (let l = 0; l < wide; l++) {
+    let first = NaN;
+    for (let j = 0; j < records.length; j++) {
+      const value = measure.values[records[j] * wide + l];
+      if (Number.isNaN(first)) first = value;
+      const by = mode === "start" ? first : mode === "maximum" ? measure.maximum?.[l] : 1;
+      raw[l * records.length + j] = value;
+      related[l * records.length + j] = by ? value / by : NaN;
+    }
+  }
+  return [raw, related];
+}
+
+function aroundOne(raw, related, dark) {
+  const sizes = Float32Array.from(related, (v) => (v > 0 && Number.isFinite(v) ? Math.abs(Math.log2(v)) : NaN));
+  const reach = Math.max(0.25, quantile(sizes, 0.995));
+  const shares = Float32Array.from(related, (v) => (Number.isNaN(v) ? NaN : Math.max(0, Math.min(1, 0.5 + Math.log2(Math.max(v, 1e-30)) / (2 * reach)))));
+  const text = (v) => `× ${number(v, 2)}`;
+  return { raw, related, shares, lut: diverging(dark), reading: (v) => `${text(v)} of the start`, title: "times its first value",
+    ticks: [[0, text(2 ** -reach)], [0.5, "× 1"], [1, text(2 ** reach)]] };
+}
+
+function fromLow(raw, related, mode, measure) {
+  const share = mode === "maximum" || measure.unit === "share";
+  const top = share && mode === "maximum" ? Math.min(1, Math.max(0.02, quantile(related, 1))) : quantile(related, 0.998);
+  const bottom = quantile(related, 0.002);
+  const wide = !share && bottom > 0 && top / bottom > 30;
+  const low = wide ? bottom : Math.min(0, bottom);
+  const high = top > low ? top : low + 1;
+  const along = wide ? (v) => Math.log(Math.max(v, low) / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
+  const shares = Float32Array.from(related, (v) => (Number.isNaN(v) ? NaN : Math.max(0, Math.min(1, along(v)))));
+  const text = mode === "maximum" ? (v) => percent(v, 2) : (v) => number(v, 3);
+  const middle = wide ? Math.sqrt(low * high) : (low + high) / 2;
+  return { raw, related, shares, lut: sequential(), reading: mode === "maximum" ? (v) => `${percent(v)} of the maximum` : null,
+    title: mode === "maximum" ? "of the largest possible value" : `${measure.unit || ""}${wide ? " (logarithmic)" : ""}`,
+    ticks: [[0, text(low)], [0.5, text(middle)], [1, text(high)]] };
+}
+
+const ENOUGH = 60_000;
+
+/** The q-quantile of the finite values (of a part, where they are very many); 1 if none. */
+export function quantile(values, q) {
+  const stride = q === 1 ? 1 : Math.max(1, Math.floor(values.length / ENOUGH));
+  const finite = values.filter((v, i) => Number.isFinite(v) && i % stride === 0).sort();
+  return finite.length ? finite[Math.min(finite.length - 1, Math.round(q * (finite.length - 1)))] : 1;
+}

@@ -1,0 +1,46 @@
+// Where an axis is labelled.
+
+/** Round values in [low, high], at most about `count`. */
+export function linearTicks(low, high, count) {
+  const span = high - low;
+  if (!(span > 0)) return [low];
+  const rough = span / Math.max(1, count);
+  const base = 10 ** Math.floor(Math.log10(rough));
+  const unit = [1, 2, 5, 10].find((m) => m * base >= rough * 0.999) * base;
+  const found = [];
+  for (let i = Math.ceil(low / unit - 1e-9); i * unit <= high + 1e-9 * span; i++) found.push(round(i * unit));
+  return found;
+}
+
+/** Values in [low, high] for a logarithmic axis: decades, or their 2nd and 5th parts too. */
+export function logTicks(low, high, count) {
+  const first = Math.floor(Math.log10(low));
+  const last = Math.ceil(Math.log10(high));
+  const within = (values) => values.filter((v) => v >= low * 0.9999 && v <= high * 1.0001);
+  const decades = [];
+  for (let e = first; e <= last; e++) decades.push(round(10 ** e));
+  const whole = within(decades);
+  if (whole.length > count) {
+    const stride = Math.ceil(whole.length / count);
+    return whole.filter((v) => Math.round(Math.log10(v)) % stride === 0);
+  }
+  for (const parts of [[1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+    if (whole.length >= 3) break;
+    const finer = within(decades.flatMap((d) => parts.map((p) => round(p * d))));
+    if (finer.length >= 3) return finer.length <= count + 2 ? finer : whole;
+  }
+  if (whole.length >= 2) return whole;
+  return linearTicks(low, high, Math.min(count, 4));
+}
+
+/** Of `count` places on `room` pixels, which to label so that labels are `apart` pixels apart. */
+export function spaced(count, room, apart) {
+  const stride = Math.max(1, Math.ceil((apart * count) / Math.max(1, room)));
+  const found = [];
+  for (let i = 0; i < count; i += stride) found.push(i);
+  return found;
+}
+
+function round(value) {
+  return Number(value.toPrecision(12));
+}
