@@ -169,7 +169,8 @@ def _steps_of(run: Source, logged: Floats) -> Floats:
     told = np.isfinite(theirs)
     if not told.any() or (np.diff(theirs[told]) <= 0).any():
         return logged
-    return np.interp(logged, theirs[told], steps[told].astype(np.float64))
+    found: Floats = np.interp(logged, theirs[told], steps[told].astype(np.float64))
+    return found
 
 
 def _by_epoch(run: Source) -> tuple[Axis | None, str]:
@@ -203,9 +204,8 @@ def _by_level(run: Source, name: str) -> tuple[Axis | None, str]:
         return None, f"its {tag!r} never falls"
     # a ramp too small to see: where the envelope is flat its first step counts
     ramp = 1e-9 * fall * np.arange(len(low)) / len(low)
-    # what lies before the first record and behind the last is interpolated to these
-    order = np.concatenate([[True], np.diff(steps) > 0])
-    return Axis(steps[order], (ramp - low)[order]), tag
+    rising = np.concatenate([[True], np.diff(steps) > 0])
+    return Axis(steps[rising], (ramp - low)[rising]), tag
 
 
 def _there_is(run: Source) -> str:
