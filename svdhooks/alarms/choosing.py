@@ -7,19 +7,37 @@ from types import MappingProxyType
 from typing import Any
 
 from svdhooks.alarms.collapse import Collapse
+from svdhooks.alarms.compression import Compression
 from svdhooks.alarms.event import Alarm, AlarmEvent
 from svdhooks.alarms.failing import AllZero, NonFinite
+from svdhooks.alarms.growth import AttentionLogits, Exploding
+from svdhooks.alarms.tokens import TokenCollapse
+from svdhooks.alarms.units import DeadUnits
+
+_ALWAYS: tuple[Alarm, ...] = (
+    NonFinite(),
+    AllZero(),
+    Exploding(),
+    AttentionLogits(),
+    DeadUnits(),
+    TokenCollapse(),
+)
 
 PRESETS: Mapping[str, tuple[Alarm, ...]] = MappingProxyType({
-    "auto": (NonFinite(), AllZero(), Collapse()),
-    "ssl": (NonFinite(), AllZero(), Collapse(alone=True)),
-    "supervised": (NonFinite(), AllZero(), Collapse()),
-    "lm": (NonFinite(), AllZero(), Collapse()),
+    "auto": (*_ALWAYS, Collapse()),
+    "ssl": (*_ALWAYS, Collapse(alone=True)),
+    "supervised": (*_ALWAYS, Collapse(), Compression()),
+    "lm": (*_ALWAYS, Collapse()),
 })
-"""Name -> its rules."""
+"""Name -> its rules.
+
+``"auto"`` needs no knowledge of the task. ``"ssl"`` judges the rank of embeddings by
+itself: a self-supervised loss looks better when they collapse. ``"supervised"`` also
+tells, as information, of ranks that fall while the loss does.
+"""
 
 RULES: Mapping[str, Alarm] = MappingProxyType({
-    rule.name: rule for rules in PRESETS.values() for rule in reversed(rules)
+    rule.name: rule for rule in PRESETS["supervised"]
 })
 """Name -> the rule with its defaults."""
 

@@ -1,21 +1,46 @@
-"""The rule that names the package: ranks that fell and do not come back."""
+"""The rule that names the package: representations that lost their rank."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
 from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
 from svdhooks.alarms.reading import Reading
-from svdhooks.alarms.signals import Latch, Level, LossLevel, Patience
+from svdhooks.alarms.signals import LOSS_WORDS, Level, LossLevel, Patience
+from svdhooks.alarms.spaces import outputs_of, possible
+from svdhooks.alarms.units import DEAD, is_dead, off
 
-POINTS = {
+RANKS = {
     "output": "output_effective_rank",
     "input": "input_effective_rank",
     "weight": "weight_stable_rank",
 }
 """Point -> its headline measure of rank."""
+SPREADS = {
+    "output_spread": ("output_total_variance", "output_mean_norm"),
+    "input_spread": ("input_total_variance", "input_mean_norm"),
+}
+"""How far samples differ at a point -> variance and norm of the mean."""
+
+_WORDS = {
+    "output": "The effective rank of what leaves layer {}",
+    "input": "The effective rank of what enters layer {}",
+    "weight": "The stable rank of the weight of layer {}",
+    "output_spread": "The share of what leaves layer {} that differs between samples",
+    "input_spread": "The share of what enters layer {} that differs between samples",
+}
+_HARM = (
+    "Compare the spectra of this layer before and after. Look at the learning rate, at "
+    "weight decay, at dead units, and at what changed in data or schedule at that step."
+)
+_ALONE = (
+    "Embeddings of different samples become alike, however good the loss looks. Look at "
+    "the stop-gradient and the predictor, or the terms for variance, at the temperature "
+    "and at the learning rate."
+)
 
 
 @dataclass(frozen=True)
@@ -23,34 +48,73 @@ class Collapse:
     """Representations lost their rank, and another sign says that it does harm.
 
     A fall alone is no collapse: healthy digit classifiers end with effective ranks at
-    0.10 to 0.28 of their start. So signs must agree, and last.
+    0.10 to 0.28 of their start. So signs must agree, and last. Judged are what enters and
+    what leaves each layer (effective rank of the covariance, and the share of it that
+    differs between samples at all), and weights (stable rank). One of these must hold:
+
+    ==============================================  ====================================
+    the rank                                        and also
+    ==============================================  ====================================
+    fell, and is below twice the floor              the loss gives back most of its gain,
+                                                    or is not finite
+    is below the floor, of a weight below 1.5:      so does the loss, or it never fell;
+    one direction holds two thirds of it            or half the units before it died; or
+                                                    the tokens of a sequence are the same
+    fell, and is below the floor, not of a weight   nothing, with ``alone``
+    ==============================================  ====================================
 
     Attributes:
-        fall: A rank fell if it is below this share of the highest that it was.
-        floor: A rank is low if it is below this share of the largest that is possible
-            there, and below half of what the model's answer needs, its outputs − 1.
-            1/16: healthy embeddings of 128 features were at 0.24 of 128, collapsed ones
-            below 0.05.
-        alone: A rank that fell and is low is enough, with no further sign: for
+        fall: A rank fell if it is below this share of the highest that it was, with the
+            start. Half: what noise and drift of ranks do is far less.
+        floor: The floor as a share of the largest rank that is possible there, and at
+            most half of what the model's answer needs, its outputs − 1. 1/16: healthy
+            embeddings are at a fifth and more, collapsed ones go towards 1.
+        spread: What differs between samples is next to nothing below this share of the
+            mean square, and below a tenth of the largest share that it was: 0.001, of
+            which float16 keeps nothing behind a mean of 1.
+        alone: A rank that fell below the floor is enough, with no further sign: for
             self-supervised embeddings, whose loss looks better when they collapse.
         patience: How long the signs must last.
     """
 
     fall: float = 0.5
     floor: float = 1 / 16
+    spread: float = 1e-3
     alone: bool = False
     patience: Patience = field(default_factory=Patience)
     name: str = "collapse"
     severity: Severity = "alarm"
 
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            TypeError: If one is of a wrong kind.
+            ValueError: If one is out of its range.
+        """
+        check_rule(self)
+        check_number(self, "fall", 0.0, 1.0)
+        check_number(self, "floor", 0.0, 0.5)
+        check_number(self, "spread", 0.0, 1.0)
+        if not isinstance(self.alone, bool):
+            raise TypeError(f"Collapse(alone={self.alone!r}): expected True or False.")
+
     @property
     def measures(self) -> frozenset[str]:
         """Those that it reads."""
-        return frozenset({*POINTS.values(), "input_dead_fraction"})
+        spreads = (name for pair in SPREADS.values() for name in pair)
+        return frozenset({*RANKS.values(), *spreads, DEAD, *_TOKENS})
 
     def begin(self) -> "CollapseState":
-        """Start to observe one run."""
+        """Start to observe one run.
+
+        Returns:
+            Its state.
+        """
         return CollapseState(self)
+
+
+_TOKENS = ("tokens_effective_rank", "tokens_residual")
 
 
 class CollapseState:
@@ -59,12 +123,10 @@ class CollapseState:
     def __init__(self, rule: Collapse) -> None:
         self._rule = rule
         self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
-        self._levels: dict[tuple[str, str], Level] = {}
+        self._points: dict[tuple[str, str], _Point] = {}
         self._dead: dict[str, Level] = {}
         self._loss = LossLevel()
-        self._worse = Latch()
-        self._most: dict[tuple[str, str], float] = {}
-        self._answer = math.inf
+        self._needed = math.nan
 
     @property
     def open(self) -> tuple[AlarmEvent, ...]:
@@ -74,93 +136,149 @@ class CollapseState:
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""
         self._loss.observe(reading.loss)
-        if reading.rows and self._answer == math.inf:
-            self._answer = outputs_of(reading.rows)
-        signs = []
+        if math.isnan(self._needed) and reading.rows:
+            self._needed = (outputs_of(reading.rows) - 1) / 2
+        signs: list[Sign] = []
         for layer, values in reading.values.items():
-            dead = self._dead_units(layer, reading.step, values)
-            for point, measure in POINTS.items():
-                value = values.get(measure)
-                if value is None or (layer, point) in reading.limited:
-                    continue
-                sign = self._sign((layer, point), reading, value, dead)
+            if (share := values.get(DEAD)) is not None:
+                self._level_of_dead(layer).observe(reading.step, share)
+            for point, value in _gauged(values):
+                sign = self._sign((layer, point), reading, value)
                 if sign is not None:
                     signs.append(sign)
-        return self._reporter.report(reading.step, signs, "")
+        advice = _ALONE if self._rule.alone else _HARM
+        return self._reporter.report(reading.step, signs, advice)
 
-    def _dead_units(self, layer: str, step: int, values: Mapping[str, float]) -> bool:
-        value = values.get("input_dead_fraction")
-        if value is None:
-            return False
+    def _level_of_dead(self, layer: str) -> Level:
         level = self._dead.get(layer)
         if level is None:
             level = self._dead[layer] = Level()
-        now = level.observe(step, value)
-        return now >= 0.5 and now - level.lowest >= 0.25 or now == 1.0
+        return level
 
     def _sign(
-        self, key: tuple[str, str], reading: Reading, value: float, dead: bool
+        self, key: tuple[str, str], reading: Reading, value: float
     ) -> Sign | None:
-        level = self._levels.get(key)
-        if level is None:
-            level = self._levels[key] = Level()
-        now = level.observe(reading.step, value)
-        if not now < self._rule.fall * level.highest and not self._reporter.known(key):
-            if now != 0.0:
-                return None
-        most = self._most.get(key)
-        if most is None:
-            most = self._most[key] = possible(reading.rows.get(key[0], {}), key[1])
-        fell = now < self._rule.fall * level.highest
-        low = now < min(self._rule.floor * most, (self._answer - 1) / 2)
-        if key[1] == "weight":
-            low = now < 1.5 <= most / 8
-        bad = self._loss.state
-        on = (
-            (
-                fell
-                and now < 2 * self._rule.floor * most
-                and bad in {"worse", "diverged"}
-            )
-            or (low and (bad != "" or dead))
-            or (self._rule.alone and fell and low)
-        )
-        over = not now < 1.5 * self._rule.fall * level.highest
-        if not on and not self._reporter.known(key):
+        layer, kind = key
+        if reading.limited and (layer, kind.partition("_")[0]) in reading.limited:
             return None
-        words = (
-            f"The rank of the {key[1]} of layer {named(key[0])} fell from "
-            f"{number(level.highest)} (step {level.highest_step}) to {number(now)} of at "
-            f"most {number(most)}"
-        )
-        if bad:
-            words += f", and the loss is {bad}"
-        if dead:
-            words += ", and units die"
+        point = self._points.get(key)
+        if point is None:
+            row = reading.rows.get(layer, {})
+            point = _Point.of(kind, row, self._rule, self._needed)
+            self._points[key] = point
+        level = point.level
+        now = level.observe(reading.step, value)
+        fell = now < point.fall * level.highest
+        low = now < point.low
+        if not (fell or low or self._reporter.known(key)):
+            return None
+        harm = self._harm(layer, reading)
+        on = self._holds(point, now, fell, harm)
+        over = now > 1.5 * max(point.low, min(point.ample, point.fall * level.highest))
         return Sign(
             key,
             on,
             over,
-            level.highest / max(now, 1e-3),
-            words,
-            {"now": now, "highest": level.highest},
+            level.highest / max(now, 1e-6) if fell else 0.0,
+            _told(key, level, point.most, harm),
+            {"now": now, "highest": level.highest, "most": point.most},
+        )
+
+    def _holds(self, point: "_Point", now: float, fell: bool, harm: str) -> bool:
+        """Whether the signs of a layer agree."""
+        if now < point.low and (fell or not point.must_fall):
+            if harm or (self._rule.alone and fell and not point.weight):
+                return True
+        getting_worse = self._loss.state in {"worse", "diverged"}
+        return fell and now < point.ample and getting_worse
+
+    def _harm(self, layer: str, reading: Reading) -> str:
+        """Another sign that something is wrong, in words; empty if there is none."""
+        if self._loss.state:
+            return LOSS_WORDS[self._loss.state]
+        values, dead = reading.values[layer], self._dead.get(layer)
+        if dead is not None and is_dead(dead.now, dead.lowest, 0.5, 0.25):
+            if off(dead.now, reading.rows.get(layer, {}), values):
+                return f"{dead.now:.0%} of the units before it are dead"
+        rank, residual = (values.get(name, 2.0) for name in _TOKENS)
+        if rank <= 1.05 and residual <= 0.01:  # noqa: PLR2004  # as TokenCollapse has it
+            return "the tokens of a sequence are the same"
+        return ""
+
+
+@dataclass(slots=True)
+class _Point:
+    """One gauge of one layer, with the thresholds that hold for it.
+
+    Attributes:
+        level: Its values.
+        most: The largest that it can be.
+        fall: The share of its highest below which it fell.
+        low: Below is too low, if another sign agrees.
+        ample: Below is too low, if it fell and the loss gets worse.
+        must_fall: Whether what was low from the start does not count.
+        weight: Whether it is a weight's.
+    """
+
+    level: Level
+    most: float
+    fall: float
+    low: float
+    ample: float
+    must_fall: bool
+    weight: bool = False
+
+    @classmethod
+    def of(
+        cls, kind: str, row: Mapping[str, Any], rule: Collapse, needed: float
+    ) -> "_Point":
+        """Find the thresholds of a point."""
+        if kind in SPREADS:
+            return cls(Level(), 1.0, 0.1, rule.spread, rule.spread, must_fall=True)
+        most = possible(row, kind)
+        if math.isinf(
+            most
+        ):  # an old log without a layer table: nothing to compare with
+            return cls(Level(), most, rule.fall, 0.0, 0.0, must_fall=True)
+        if kind == "weight":
+            low = _ONE_DIRECTION if most >= _SMALL else 0.0
+            return cls(Level(), most, rule.fall, low, low, must_fall=True, weight=True)
+        low = rule.floor * most
+        if not math.isnan(needed):
+            low = min(low, needed)
+        # a rank of exactly 0 is a constant: too low for whatever there is to tell
+        low = max(low, _CONSTANT)
+        return cls(
+            Level(), most, rule.fall, low, 2 * rule.floor * most, must_fall=False
         )
 
 
-def outputs_of(rows: Mapping[str, Mapping[str, Any]]) -> float:
-    """Features that leave the model's last layer; infinite if that is not known."""
-    widths = [
-        row["points"]["output"]
-        for row in rows.values()
-        if row.get("shape") and "output" in row.get("points", {})
-    ]
-    return float(widths[-1]) if widths else math.inf
+_ONE_DIRECTION = 1.5
+_SMALL = 8
+"""Weights of a smaller side have stable ranks near 1 for no reason."""
+_CONSTANT = 0.5
 
 
-def possible(row: Mapping[str, Any], point: str) -> float:
-    """The largest rank that a point can have; infinite if that is not known."""
-    limit = float(row.get("rank_limit") or math.inf)
-    width = float(row.get("points", {}).get(point, math.inf))
-    if point == "weight":
-        return limit
-    return min(limit, width) if point == "output" else width
+def _gauged(values: Mapping[str, float]) -> list[tuple[str, float]]:
+    """What is judged of a layer."""
+    get = values.get
+    found = [(p, v) for p, name in RANKS.items() if (v := get(name)) is not None]
+    for kind, (variance, mean) in SPREADS.items():
+        spread, size = get(variance), get(mean)
+        if spread is not None and size is not None:
+            total = spread + size * size
+            found.append((kind, spread / total if total > 0 else 0.0))
+    return found
+
+
+def _told(key: tuple[str, str], level: Level, most: float, harm: str) -> str:
+    """A sign in words."""
+    layer, kind = key
+    words = _WORDS[kind].format(named(layer))
+    of = f" of at most {number(most)}" if math.isfinite(most) and most > 1 else ""
+    if level.now < 0.95 * level.highest:
+        words += f" fell from {number(level.highest)} (step {level.highest_step}) to "
+    else:
+        words += " is "
+    words += f"{number(level.now)}{of}"
+    return f"{words}, and {harm}" if harm else words

@@ -1,0 +1,99 @@
+"""The rule about ranks that fall while learning goes well."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from svdhooks.alarms.checks import check_number, check_rule
+from svdhooks.alarms.event import AlarmEvent, Severity, named
+from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.reading import Reading
+from svdhooks.alarms.signals import Level, LossLevel, Patience
+
+WORDS = {
+    "output_effective_rank": "The effective rank of what leaves layer {}",
+    "input_effective_rank": "The effective rank of what enters layer {}",
+    "jacobian_relative_local_rank": "The local rank of layer {}",
+}
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A rank fell while the loss fell, too: the network drops what it does not need.
+
+    Information, no alarm. Supervised networks do so: the answer needs as many directions
+    as there are classes, less one.
+
+    Attributes:
+        fall: A rank fell if it is below this share of the highest that it was.
+        patience: How long it must last.
+    """
+
+    fall: float = 0.5
+    patience: Patience = field(default_factory=Patience)
+    name: str = "compression"
+    severity: Severity = "info"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_rule(self)
+        check_number(self, "fall", 0.0, 1.0)
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """Those that it reads."""
+        return frozenset(WORDS)
+
+    def begin(self) -> "CompressionState":
+        """Start to observe one run."""
+        return CompressionState(self)
+
+
+class CompressionState:
+    """See `Compression`."""
+
+    def __init__(self, rule: Compression) -> None:
+        self._rule = rule
+        self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
+        self._levels: dict[tuple[str, str], Level] = {}
+        self._loss = LossLevel()
+
+    @property
+    def open(self) -> tuple[AlarmEvent, ...]:
+        """Events whose condition holds."""
+        return self._reporter.open
+
+    def observe(self, reading: Reading) -> list[AlarmEvent]:
+        """Take in one record."""
+        self._loss.observe(reading.loss)
+        signs = [
+            sign
+            for layer, values in reading.values.items()
+            for measure in WORDS
+            if measure in values
+            and (sign := self._sign((layer, measure), reading, values)) is not None
+        ]
+        return self._reporter.report(
+            reading.step, signs, "The loss improved meanwhile: nothing to do."
+        )
+
+    def _sign(
+        self, key: tuple[str, str], reading: Reading, values: Mapping[str, float]
+    ) -> Sign | None:
+        layer, measure = key
+        if (layer, measure.partition("_")[0]) in reading.limited:
+            return None
+        level = self._levels.get(key)
+        if level is None:
+            level = self._levels[key] = Level()
+        now = level.observe(reading.step, values[measure])
+        if now >= self._rule.fall * level.highest and not self._reporter.known(key):
+            return None
+        fell = now < self._rule.fall * level.highest
+        on = fell and self._loss.improved
+        over = now > 1.5 * self._rule.fall * level.highest or bool(self._loss.state)
+        words = (
+            f"{WORDS[measure].format(named(layer))} fell from {number(level.highest)} "
+            f"(step {level.highest_step}) to {number(now)}"
+        )
+        evidence = {"now": now, "highest": level.highest}
+        return Sign(key, on, over, level.highest / max(now, 1e-3), words, evidence)

@@ -1,0 +1,40 @@
+"""How many directions there can be."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def outputs_of(rows: Mapping[str, Mapping[str, Any]]) -> float:
+    """Features that leave the model's last layer with a weight.
+
+    Args:
+        rows: The layer table, in the model's order.
+
+    Returns:
+        A number; NaN if none is known.
+    """
+    widths = [
+        float(row["points"]["output"])
+        for row in rows.values()
+        if row.get("shape") and "output" in (row.get("points") or {})
+    ]
+    return widths[-1] if widths else math.nan
+
+
+def possible(row: Mapping[str, Any], point: str) -> float:
+    """The largest rank that a point of a layer can have.
+
+    Args:
+        row: Of the layer table.
+        point: ``"weight"``, ``"input"`` or ``"output"``.
+
+    Returns:
+        The rank limit of a weight, the width of what enters, the smaller of both of what
+        leaves; infinite if that is not known.
+    """
+    limit = float(row.get("rank_limit") or math.inf)
+    if point == "weight":
+        return limit
+    width = float((row.get("points") or {}).get(point, math.inf))
+    return min(limit, width) if point == "output" else width
