@@ -61,12 +61,13 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         import svdhooks
 
         typer.echo(f"svdhooks {svdhooks.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
