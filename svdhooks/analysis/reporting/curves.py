@@ -1,12 +1,14 @@
 """What a verdict is made of: how far ranks fell, and what the loss did meanwhile."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks.alarms.signals import LossLevel, LossState
+from svdhooks.alarms.spaces import outputs_of
 from svdhooks.analysis.reporting.meanings import meaning_of
 from svdhooks.analysis.reporting.measures import maximum_of
 from svdhooks.runlog import RunLog
@@ -23,7 +25,11 @@ JUDGED = (
 FELL = 0.5
 """A rank fell that ends below this share of its highest."""
 
-_MEDIAN = 5
+_LOW = 1 / 16
+"""Below this share of what is possible healthy embeddings were not seen; classifiers are
+held against half of what their answer needs, outputs − 1, if that is less."""
+
+_MEDIAN, _NOISES = 5, 3.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Fall:
         end_step: When that was.
         half_step: The first step at which half of the way down was behind it.
         maximum: The largest that is possible; NaN if that is not known.
+        deep: Whether it ended where no healthy representation was seen.
     """
 
     layer: str
@@ -53,6 +60,7 @@ class Fall:
     end_step: int
     half_step: int
     maximum: float
+    deep: bool = False
 
     @property
     def share(self) -> float:
@@ -60,9 +68,9 @@ class Fall:
         return self.end / self.high if self.high > 0 else 1.0
 
     @property
-    def of_maximum(self) -> float:
-        """The last value as a share of what is possible; NaN if that is not known."""
-        return self.end / self.maximum if self.maximum > 0 else np.nan
+    def of_weight(self) -> bool:
+        """Whether it is a rank of the weight: that falls in most healthy trainings."""
+        return meaning_of(self.metric).point == "weight"
 
     @property
     def call(self) -> str:
@@ -76,9 +84,11 @@ class Loss:
 
     Attributes:
         state: As the rules of alarms judge it; empty: it fell, or nothing can be said.
-        start: Median of its first values.
+        start: Its first finite value.
+        start_step: When that was.
         best: The lowest running median.
-        now: Median of its last values.
+        now: Median of its last five finite values.
+        noise: Median absolute difference of successive values.
         broken_step: First step at which it was not finite; None if it always was.
         records: How many records it is known at.
         series: Expression that gives steps and values.
@@ -86,8 +96,10 @@ class Loss:
 
     state: LossState
     start: float
+    start_step: int
     best: float
     now: float
+    noise: float
     broken_step: int | None
     records: int
     series: str
@@ -99,8 +111,9 @@ class Loss:
 
     @property
     def falls(self) -> bool:
-        """Whether it fell and stayed low."""
-        return self.judged and self.state == "" and self.now < self.start
+        """Whether it fell, by more than its noise, and stayed low."""
+        bad = self.state in {"worse", "diverged"}
+        return self.judged and not bad and self.start - self.now > _NOISES * self.noise
 
 
 def falls(
@@ -109,7 +122,7 @@ def falls(
     bounds: Mapping[str, Mapping[str, float]],
     limited: Mapping[tuple[str, str], object],
 ) -> list[Fall]:
-    """The ranks that fell, the deepest fall first.
+    """The ranks that fell, those of representations first, then the deepest first.
 
     Args:
         log: The run.
@@ -121,6 +134,7 @@ def falls(
         One for each measure of each layer that ended below half of its highest.
     """
     there = [metric for metric in JUDGED if metric in log.metrics]
+    low = (outputs_of(log.described) - 1) / 2
     found = []
     for layer in layers:
         for metric in there:
@@ -130,8 +144,9 @@ def falls(
             most = maximum_of(meaning, bounds.get(layer, {}))
             fall = fall_of(layer, metric, *log.series(layer, metric), most)
             if fall is not None and fall.share <= FELL:
-                found.append(fall)
-    return sorted(found, key=lambda fall: fall.share)
+                sunk = fall.end < min(_LOW * most, low) and not fall.of_weight
+                found.append(replace(fall, deep=sunk))
+    return sorted(found, key=lambda fall: (fall.of_weight, fall.share))
 
 
 def fall_of(
@@ -197,23 +212,27 @@ def loss_of(log: RunLog, source: str | None) -> Loss | None:
     level = LossLevel()
     for value in values.tolist():
         level.observe(value)
-    broken = ~np.isfinite(values)
+    finite = np.isfinite(values)
+    told = values[finite]
     return Loss(
         level.state,
-        level.start,
+        float(told[0]) if len(told) else np.nan,
+        int(steps[np.argmax(finite)]),
         level.best,
-        level.now,
-        int(steps[np.argmax(broken)]) if broken.any() else None,
+        float(np.median(told[-_MEDIAN:])) if len(told) else np.nan,
+        float(np.median(np.abs(np.diff(told)))) if len(told) > 1 else 0.0,
+        None if finite.all() else int(steps[np.argmin(finite)]),
         len(values),
         series,
     )
 
 
-def median_calls(loss: Loss) -> Sequence[tuple[str, float]]:
-    """Expressions that give the first and the last level of a loss, with their values."""
+def loss_figures(loss: Loss) -> list[dict[str, Any]]:
+    """What gives the first and the last level of a loss."""
     values = f"{loss.series}[1]"
     finite = f"{values}[numpy.isfinite({values})]"
-    return (
-        (f"float(numpy.median({finite}[:{_MEDIAN}]))", loss.start),
-        (f"float(numpy.median({finite}[-{_MEDIAN}:]))", loss.now),
-    )
+    last = f"float(numpy.median({finite}[-{_MEDIAN}:]))"
+    return [
+        {"call": loss.series, "step": loss.start_step, "value": loss.start},
+        {"call": last, "step": None, "value": loss.now},
+    ]

@@ -6,10 +6,11 @@ from typing import Any
 from svdhooks.alarms import AlarmEvent, Watcher, loss_source, readings, resolve_alarms
 from svdhooks.alarms.choosing import Choice
 from svdhooks.analysis.reporting.curves import JUDGED, falls, loss_of
+from svdhooks.analysis.reporting.evidence import Evidence
 from svdhooks.analysis.reporting.gathering import Gathering
 from svdhooks.analysis.reporting.measures import Maxima
 from svdhooks.analysis.reporting.reading import Remarks
-from svdhooks.analysis.reporting.verdict import Evidence, Verdict, verdict_of
+from svdhooks.analysis.reporting.verdict import Verdict, verdict_of
 from svdhooks.runlog import RunLog
 
 LIVE, AFTERWARDS = "live", "read afterwards"
@@ -105,6 +106,7 @@ def judged(
             falls=fell,
             loss=loss_of(log, loss_source(log)),
             failed=remarks.failed,
+            broke=any(step > log.steps[0] for step in remarks.since.values()),
             first_failure=remarks.failures[0] if remarks.failures else None,
             limited=dict.fromkeys(remarks.sample_limited, 1.0),
             damage=sum(v for k, v in log.damage.items() if k in _DAMAGE),

@@ -82,6 +82,7 @@ class Remarks:
             which too few samples or directions limit what is told.
         failures: Layer, point, step and status of measurements that failed; the first.
         failed: How many failed in all.
+        since: (layer, point) -> the first step at which it failed.
         sample_limited: Point -> how many measurements are marked so.
         marked: Mark -> how many measurements carry it.
     """
@@ -89,6 +90,7 @@ class Remarks:
     limited: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     failures: list[tuple[str, str, int, str]] = field(default_factory=list)
     failed: int = 0
+    since: dict[tuple[str, str], int] = field(default_factory=dict)
     sample_limited: dict[str, int] = field(default_factory=dict)
     marked: dict[str, int] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ def remarks(log: RunLog, steps: Iterable[int], most: int) -> Remarks:
     for event in log.each_event():
         if not event.ok:
             found.failed += 1
+            found.since.setdefault((event.layer, event.point), event.step)
             if len(found.failures) < most:
                 row = (event.layer, event.point, event.step, event.status)
                 found.failures.append(row)

@@ -1,24 +1,20 @@
 """The verdict of a report: what happened, in plain words, no surer than the evidence."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from svdhooks.alarms.event import AlarmEvent, named
-from svdhooks.analysis.reporting.curves import Fall, Loss, median_calls
+from svdhooks.analysis.reporting.curves import loss_figures
+from svdhooks.analysis.reporting.evidence import Evidence
 from svdhooks.analysis.reporting.meanings import meaning_of
 from svdhooks.display.overview import count, figure
 
 _FEW = 5
 """Below this many records no rule of alarms has a level to compare with."""
 
-_LOW = 1 / 16
-"""Below this share of what is possible healthy embeddings were not seen."""
-
-_SHOWN = 3
-_ORDER = ("non_finite", "collapse", "token_collapse", "exploding", "all_zero")
+_POINTS = {"input": "what enters layers", "output": "what leaves layers"}
 _HEADS = {
     "collapse": "Signs of collapse",
     "token_collapse": "Signs that tokens become alike",
@@ -28,51 +24,6 @@ _HEADS = {
     "attention_logits": "Attention logits grow without bound",
     "dead_units": "Units die",
 }
-
-
-@dataclass
-class Evidence:
-    """What a verdict rests on.
-
-    Attributes:
-        records: How many steps were recorded.
-        layers: How many layers.
-        judged: How many layers have a rank that rules look at.
-        events: The alarms, live and read afterwards.
-        holding: The names of rules whose condition held at the end; None: not known.
-        falls: The ranks that fell, the deepest first.
-        loss: What the loss did; None: there is none.
-        failed: How many measurements failed.
-        first_failure: Of the first: layer, point, step, status.
-        limited: Point -> share of its measurements that rest on too few samples.
-        damage: How many records could not be read.
-        rules: Whether any rules were applied.
-    """
-
-    records: int
-    layers: int
-    judged: int
-    events: Sequence[AlarmEvent] = ()
-    holding: frozenset[str] | None = None
-    falls: Sequence[Fall] = ()
-    loss: Loss | None = None
-    failed: int = 0
-    first_failure: tuple[str, str, int, str] | None = None
-    limited: dict[str, float] = field(default_factory=dict)
-    damage: int = 0
-    rules: bool = True
-
-    @property
-    def alarms(self) -> list[AlarmEvent]:
-        """Those events that somebody should look at, the gravest rule first."""
-        found = [event for event in self.events if event.severity == "alarm"]
-        place = {name: i for i, name in enumerate(_ORDER)}
-        return sorted(found, key=lambda e: (place.get(e.alarm, len(place)), e.step))
-
-    @property
-    def deep(self) -> list[Fall]:
-        """Falls that ended where no healthy representation was seen."""
-        return [fall for fall in self.falls if fall.of_maximum < _LOW]
 
 
 @dataclass
@@ -113,11 +64,11 @@ def verdict_of(evidence: Evidence) -> Verdict:
         Level, sentences, and the calls that give their numbers.
     """
     verdict = Verdict(*_judged(evidence))
-    for event in evidence.alarms[:_SHOWN]:
-        verdict.sentences.append(_of_event(event, evidence))
-    more = len(evidence.alarms) - _SHOWN
-    if more > 0:
-        verdict.sentences.append(f"{count(more, 'more alarm')} below.")
+    by_rule: dict[str, list[AlarmEvent]] = {}
+    for event in evidence.alarms:
+        by_rule.setdefault(event.alarm, []).append(event)
+    for events in by_rule.values():
+        verdict.sentences.append(_of_rule(events, evidence))
     _add_falls(verdict, evidence)
     _add_loss(verdict, evidence)
     verdict.sentences += _reservations(evidence)
@@ -127,63 +78,76 @@ def verdict_of(evidence: Evidence) -> Verdict:
 def _judged(evidence: Evidence) -> tuple[str, str]:
     """Level and headline."""
     if evidence.alarms:
-        return "alarm", _alarmed(evidence)
-    over = f"{count(evidence.layers, 'layer')} over {count(evidence.records, 'record')}"
+        return ("attention" if evidence.passed else "alarm"), _alarmed(evidence)
     if evidence.records < _FEW:
-        least = f"{count(evidence.records, 'record')}: too few to say what changed."
-        return "unknown", least
+        few = count(evidence.records, "record")
+        return "unknown", f"{few}: too few to say what changed."
     if not evidence.judged:
         return "unknown", "No rank was recorded that could have fallen."
-    if evidence.deep and not (evidence.loss and evidence.loss.falls):
+    if any(fall.deep for fall in evidence.falls):
         return "attention", _unclear(evidence)
-    if evidence.failed:
-        failed = count(evidence.failed, "measurement")
-        return "attention", f"No sign of collapse, but {failed} failed, in {over}."
-    info = [event for event in evidence.events if event.severity == "info"]
-    if evidence.falls and evidence.loss and evidence.loss.falls:
+    return _quiet(evidence)
+
+
+def _quiet(evidence: Evidence) -> tuple[str, str]:
+    """Level and headline of a run in which nothing points to a collapse."""
+    over = f"{count(evidence.layers, 'layer')} over {count(evidence.records, 'record')}"
+    if evidence.broke:
+        return "attention", f"No sign of collapse in {over}, but measurements failed."
+    if evidence.sank and evidence.improved:
         return (
             "information",
-            "Ranks fell while the loss improved: compression, as healthy training "
-            "shows it. No sign of collapse.",
+            f"No sign of collapse in {over}. Ranks fell while the loss improved, as they "
+            "do in healthy training that compresses.",
         )
-    if evidence.falls:
+    if evidence.sank:
         return "information", f"Ranks fell; no further sign of collapse in {over}."
-    if info:
-        return "information", f"No sign of collapse in {over}; something to know below."
+    if any(event.severity == "info" for event in evidence.events):
+        return "information", f"No sign of collapse in {over}; a remark below."
     if not evidence.rules:
-        return "healthy", f"No rank fell to half, in {over}. No rules were applied."
+        return "healthy", f"No rank fell to half in {over}. No rules were applied."
     return "healthy", f"No sign of collapse in {over}."
 
 
 def _alarmed(evidence: Evidence) -> str:
     """The headline of a run with alarms."""
     first = evidence.alarms[0]
-    kinds = Counter(event.alarm for event in evidence.alarms)
+    others = len({event.alarm for event in evidence.alarms}) - 1
     head = _HEADS.get(first.alarm, f"Alarm {first.alarm}")
     where = f" in layer {named(first.layer)}" if first.layer else ""
-    others = len(kinds) - 1
     more = f", and {count(others, 'other kind')} of alarm" if others else ""
-    return f"{head}{where} since step {first.since:,}{more}."
+    passed = ", passed by the end of the log" if evidence.passed else ""
+    return f"{head}{where} since step {first.since:,}{more}{passed}."
 
 
 def _unclear(evidence: Evidence) -> str:
     """The headline of a deep fall that may be anything."""
     loss = evidence.loss
+    if evidence.improved:
+        return (
+            "A rank fell very low while the loss improved: that can be compression by "
+            "supervised training, or the collapse of a self-supervised one, which its "
+            'loss does not show (alarms="ssl" takes it for that).'
+        )
     if loss is None:
         why = "no loss is in the log, so compression and collapse cannot be told apart"
     elif not loss.judged:
-        why = "the loss is known at too few records to say which this is"
+        why = "the loss is known at too few records to say whether it does harm"
     else:
         why = "the loss did not improve"
-    return f"Ranks fell very low, and {why}."
+    return f"A rank fell very low, and {why}."
 
 
-def _of_event(event: AlarmEvent, evidence: Evidence) -> str:
-    """An alarm as a sentence."""
-    message = event.message.strip()
+def _of_rule(events: Sequence[AlarmEvent], evidence: Evidence) -> str:
+    """The alarms of one rule as a sentence or two: the first, and how many more."""
+    first = events[0]
+    message = first.message.strip()
     sentence = message if message.endswith((".", "!", "?")) else f"{message}."
-    said = f"At step {event.step:,}: {sentence}"
-    if evidence.holding is not None and event.alarm not in evidence.holding:
+    said = f"At step {first.step:,}: {sentence}"
+    if len(events) > 1:
+        more = count(len(events) - 1, "more such alarm")
+        said += f" {more} followed, the last at step {events[-1].step:,}."
+    if evidence.holding is not None and first.alarm not in evidence.holding:
         said += " It had passed by the end of the log."
     return said
 
@@ -203,11 +167,13 @@ def _add_falls(verdict: Verdict, evidence: Evidence) -> None:
     )
     sentence = (
         f"The deepest fall: the {meaning.title} of layer {named(fall.layer)} {start} to "
-        f"{figure(fall.end)} at step {fall.end_step:,}"
+        f"{figure(fall.end)}"
     )
     if fall.maximum > 0:
-        sentence += f", of {figure(fall.maximum)} that are possible"
-    sentence += f"; half of the way was behind it at step {fall.half_step:,}."
+        sentence += f" of at most {figure(fall.maximum)}"
+    sentence += (
+        f" at step {fall.end_step:,}, half of the way by step {fall.half_step:,}."
+    )
     layers = len({each.layer for each in evidence.falls})
     if layers > 1:
         sentence += (
@@ -231,26 +197,29 @@ def _add_loss(verdict: Verdict, evidence: Evidence) -> None:
         )
         return
     if loss.broken_step is not None:
-        verdict.sentences.append(
-            f"The loss is not finite at step {loss.broken_step:,}."
-        )
-    if math.isnan(loss.start):  # never finite, or too few
+        broken = f"The loss is not finite at step {loss.broken_step:,}"
+        verdict.sentences.append(f"{broken}, for the first time.")
+    if math.isnan(loss.start):
         return
-    change = f"from {figure(loss.start)} to {figure(loss.now)}"
+    change = (
+        f"from {figure(loss.start)} at step {loss.start_step:,} to {figure(loss.now)}, "
+        "the median of its last five values"
+    )
     if not loss.judged:
-        words = f"The loss went {change}, at too few records to judge it."
+        words = f"The loss went {change}; these are too few to judge it."
     elif loss.state == "worse":
         words = (
             f"The loss got worse again: it went {change}, and was {figure(loss.best)} "
             "at its best."
         )
-    elif loss.state == "stuck":
-        words = f"The loss hardly moved, {change}: less than its own noise."
+    elif loss.state == "diverged":
+        words = f"The finite values of the loss went {change}."
+    elif loss.falls:
+        words = f"The loss fell {change}."
     else:
-        words = f"The loss {'fell' if loss.now < loss.start else 'went'} {change}."
-    verdict.sentences.append(f"{words} (Medians of the first and last five records.)")
-    for call, value in median_calls(loss):
-        verdict.figures.append({"call": call, "step": None, "value": value})
+        words = f"The loss went {change}: it did not fall by more than its own noise."
+    verdict.sentences.append(words)
+    verdict.figures += loss_figures(loss)
 
 
 def _reservations(evidence: Evidence) -> list[str]:
@@ -265,9 +234,10 @@ def _reservations(evidence: Evidence) -> list[str]:
     limited = [point for point, share in evidence.limited.items() if share > 0.0]
     if limited:
         found.append(
-            f"The reference batch has too few samples for the ranks of "
-            f"{' and '.join(sorted(limited))}: they read low, are marked so, and no alarm "
-            "rests on them. A larger probe= would tell more."
+            "The reference batch has too few samples for some ranks of "
+            f"{' and of '.join(_POINTS.get(p, p) for p in sorted(limited))}: they read "
+            "low, are marked so, and no alarm rests on them. A larger probe= would tell "
+            "more."
         )
     if evidence.damage:
         found.append(
