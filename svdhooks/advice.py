@@ -1,7 +1,6 @@
 """What a recorder says once during training, each with what to do about it."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from svdhooks.distributed.meeting import DisagreementError
 from svdhooks.distributed.team import TeamError
@@ -248,29 +247,15 @@ def no_window(reporter: Reporter, names: Sequence[str], step: int) -> None:
     )
 
 
-def only_numbers(
-    reporter: Reporter, context: Mapping[str, Any]
-) -> dict[str, float | int]:
-    """What of the context of a step can be stored; say what cannot.
+def closed(reporter: Reporter) -> None:
+    """Say that a step was told after the end.
 
     Args:
         reporter: Says it.
-        context: As given by the user.
-
-    Returns:
-        The numbers.
     """
-    numbers: dict[str, float | int] = {}
-    for name, value in context.items():
-        try:
-            numbers[name] = value if isinstance(value, int) else float(value)
-        except (TypeError, ValueError):
-            reporter.note(
-                f"context {name}",
-                f"svdhooks: context={{{name!r}: …}} is not stored: found "
-                f"{type(value).__name__}, expected a number.",
-            )
-    return numbers
+    reporter.note(
+        "closed", "svdhooks: step() after close(): nothing is recorded any more."
+    )
 
 
 def stretched(reporter: Reporter, max_overhead: float | None) -> None:

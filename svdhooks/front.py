@@ -10,7 +10,12 @@ from torch.optim import Optimizer
 from svdhooks.conductor.choices import untraced
 from svdhooks.conductor.measuring import Measurer
 from svdhooks.conductor.outcome import Outcome, united
-from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
+from svdhooks.conductor.settings import (
+    AlarmChoice,
+    Observe,
+    QuantityChoice,
+    make_settings,
+)
 from svdhooks.distributed.refusals import needs_all
 from svdhooks.distributed.team import Team, form_team
 from svdhooks.flow.pairs import FoundPairs, find_pairs
@@ -42,7 +47,8 @@ def watch(
     observe: Observe = "probe",
     optimizer: Optimizer | None = None,
     max_overhead: float | None = 0.01,
-    alarms: object = None,
+    alarms: AlarmChoice = None,
+    hparams: Mapping[str, Any] | None = None,
     start_step: int | None = None,
     on_error: OnError = "warn",
     sinks: Sequence[Sink] = (),
@@ -74,7 +80,9 @@ def watch(
         optimizer: Its updates are counted, and `Recorder.step` need not be called.
         max_overhead: Largest share of training time beyond a credit of 10 s; None:
             no limit.
-        alarms: Reserved.
+        alarms: What to be warned of: ``"auto"``, ``"ssl"``, ``"supervised"``, ``"lm"``,
+            rules, or `Alarms` with what is to happen then; None: nothing.
+        hparams: Of the training, ``{"lr": 0.1, "seed": 0}``, for comparing runs.
         start_step: Resume: updates already in the weights. Records at or after it in
             ``log_dir`` are superseded.
         on_error: ``"warn"``, or ``"raise"`` to let failed measurements stop training.
@@ -99,7 +107,8 @@ def watch(
         every,
         schedule,
         quantities,
-        {"alarms": alarms},
+        alarms,
+        hparams,
         layers=layers,
         taps=taps,
         observe=observe,

@@ -26,6 +26,21 @@ COUNTED = (
 """What the callback counts as an update, for the note on a training without any."""
 
 _KEY = "svdhooks"
+_HPARAMS = (
+    "learning_rate",
+    "weight_decay",
+    "seed",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "warmup_steps",
+    "max_grad_norm",
+    "optim",
+    "lr_scheduler_type",
+    "bf16",
+    "fp16",
+)
 _NO_DATA = "num_items_in_batch"
 
 
@@ -189,17 +204,39 @@ def note_updates(state: Any, updates: int) -> None:
         state.stateful_callbacks[_KEY] = {"args": {}, "attributes": noted}
 
 
-def position(state: Any) -> dict[str, float | int]:
+def position(state: Any, since: int | None = None) -> dict[str, float | int]:
     """Where a trainer stands, for the record.
 
     Args:
         state: The trainer's state.
+        since: Step of the record before; None: no loss is wanted.
 
     Returns:
-        ``logged_step`` (the x coordinate of its loggers), ``global_step``, ``epoch``.
+        ``logged_step`` (the x coordinate of its loggers), ``global_step``, ``epoch``;
+        and ``loss`` if the trainer has logged one after the record before.
     """
     step = int(state.global_step)
-    return {"logged_step": step, "global_step": step, "epoch": float(state.epoch or 0)}
+    found = {"logged_step": step, "global_step": step, "epoch": float(state.epoch or 0)}
+    if since is not None:
+        # the same one twice would look like a loss that stands still
+        logged = (entry for entry in reversed(state.log_history) if "loss" in entry)
+        latest: Mapping[str, Any] = next(logged, {})
+        if latest.get("step", -1) > since:
+            found["loss"] = float(latest["loss"])
+    return found
+
+
+def hparams_of(args: Any) -> dict[str, Any]:
+    """The hyper-parameters of a training, of all the trainer's arguments.
+
+    Args:
+        args: The trainer's arguments.
+
+    Returns:
+        Name -> value.
+    """
+    named = {name: getattr(args, name, None) for name in _HPARAMS}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def wandb_sink(args: Any, per_layer: bool) -> Sink | None:

@@ -10,9 +10,15 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from svdhooks import advice, trainers
 from svdhooks._callback import callback_bases
 from svdhooks.conductor.journal import check_sinks
-from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
+from svdhooks.conductor.settings import (
+    AlarmChoice,
+    Observe,
+    QuantityChoice,
+    make_settings,
+)
 from svdhooks.hooks import after_each_update
 from svdhooks.layers import Selector
 from svdhooks.layers.tap import TapChoice
@@ -23,19 +29,6 @@ from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule
 from svdhooks.sinks import Sink
 from svdhooks.sinks.loggers import logger_sink
-from svdhooks.trainers import (
-    calls_counted,
-    check_alone,
-    check_index,
-    counted_before,
-    default_dtype,
-    defines_forward,
-    dtype_in_forwards,
-    find_directory,
-    followed,
-    in_terms_of_trainers,
-    position,
-)
 
 
 class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend on what is imported
@@ -60,7 +53,8 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             ``ProbeOptions.window`` steps before a record.
         max_overhead: Largest share of training time beyond a credit of 10 s; None:
             no limit.
-        alarms: Reserved.
+        alarms: What to be warned of: ``"auto"``, ``"ssl"``, ``"supervised"``, ``"lm"``,
+            rules, or `Alarms`, which may stop the training; None: nothing.
         log_dir: The run's directory; None: as above.
         on_error: ``"warn"``, or ``"raise"`` to let failed measurements stop training.
         monitor: Measures to log so that ``EarlyStopping`` and ``ModelCheckpoint``
@@ -68,6 +62,8 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             ``"weight_stable_rank/median"`` (min, median, max) over all. What the
             first record does not hold yet (with ``observe="training"`` all but weights;
             updates) is unknown until the second: ``EarlyStopping(strict=False)``.
+            With ``alarms``: ``"alarms/healthy_steps"``, updates without an open alarm,
+            for ``EarlyStopping(mode="max")``; ``"alarms/open"``, ``"alarms/raised"``.
         optimizer: Index of the optimiser whose updates are counted.
         sinks: Further receivers of records, such as `MemorySink`.
         max_log_gb: From this size of the log on, spectra are stored in their display
@@ -90,7 +86,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         forward: Forward | None = None,
         observe: Observe = "probe",
         max_overhead: float | None = 0.01,
-        alarms: object = None,
+        alarms: AlarmChoice = None,
         log_dir: str | Path | None = None,
         on_error: OnError = "warn",
         monitor: str | Sequence[str] = (),
@@ -104,7 +100,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             "every_n_steps": every_n_steps,
             "schedule": schedule,
             "quantities": quantities,
-            "unavailable": {"alarms": alarms},
+            "alarms": alarms,
             "layers": layers,
             "taps": taps,
             "observe": observe,
@@ -117,7 +113,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         }
         make_settings(**self._options).of("")  # a wrong argument is told here
         check_sinks(sinks)
-        check_index(optimizer)
+        trainers.check_index(optimizer)
         self._log_dir = None if log_dir is None else str(log_dir)
         self._monitor = as_names(monitor)
         self._optimizer = optimizer
@@ -159,7 +155,9 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             pl_module: The module.
             checkpoint: All of it; if it holds our own state, that is loaded afterwards.
         """
-        if count := counted_before(checkpoint, type(self).__name__, self._optimizer):
+        if count := trainers.counted_before(
+            checkpoint, type(self).__name__, self._optimizer
+        ):
             self.load_state_dict({"step": count})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,7 +179,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         """
         self._restored = False  # what this stage is to restore is loaded after it
         if stage == "fit":
-            self._directory = find_directory(trainer, self._log_dir)
+            self._directory = trainers.find_directory(trainer, self._log_dir)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Set up the recorder; wrong configuration is raised here.
@@ -198,21 +196,25 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             # a checkpoint saved without this callback, which may have counted another fit
             self._count = trainer.global_step
         settings = make_settings(
-            **self._options, start_step=self._count if resumed else None
+            **self._options,
+            start_step=self._count if resumed else None,
+            hparams=trainers.hparams_of(trainer, pl_module),
         )
         monitors = [c for c in trainer.callbacks if isinstance(c, SpectrumMonitor)]
-        check_alone(self._directory, [c._directory for c in monitors if c is not self])
+        trainers.check_alone(
+            self._directory, [c._directory for c in monitors if c is not self]
+        )
         logged = logger_sink(trainer.loggers, self._per_layer)
         sinks = self._sinks if logged is None else (*self._sinks, logged)
-        with in_terms_of_trainers(self._directory):
+        with trainers.in_terms_of_trainers(self._directory):
             self._recorder = Recorder(
                 pl_module, self._directory, settings, sinks=sinks, begin=False
             )
-        check_monitored(self._monitor, self._recorder.recorded)
-        optimizer = followed(trainer, self._optimizer)
-        self._recorder.counted = calls_counted(optimizer, self._optimizer)
+        check_monitored(self._monitor, self._recorder.recorded, self._recorder.alarms)
+        optimizer = trainers.followed(trainer, self._optimizer)
+        self._recorder.counted = trainers.calls_counted(optimizer, self._optimizer)
         self._handle = after_each_update(optimizer, self._updated)
-        self._dtype = dtype_in_forwards(trainer)
+        self._dtype = trainers.dtype_in_forwards(trainer)
         self._begun = self._restored = False
 
     def on_train_batch_start(
@@ -232,35 +234,30 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             self._recorder.begin_batch(batch)
             return
         self._begun = True
-        usable = self._options["forward"] is not None or defines_forward(pl_module)
+        usable = self._options["forward"] is not None or trainers.defines_forward(
+            pl_module
+        )
         if not usable and self._options["observe"] == "probe":
-            self._recorder.say_no_forward(type(pl_module).__name__)
+            advice.no_forward(self._recorder.reporter, type(pl_module).__name__)
         known = batch if usable else None
-        with default_dtype(self._dtype):
-            self._recorder.begin(known, position(trainer, batch_idx))
+        with trainers.default_dtype(self._dtype):
+            self._recorder.begin(known, trainers.position(trainer, batch_idx))
         self._recorder.begin_batch(batch)
         self._log_monitored(self._recorder, pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record if an update made a record due.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: Unused.
-            batch: Unused.
-            batch_idx: Its number.
-        """
+        """Record if an update made a record due; stop if an alarm is to."""
         if self._recorder is None:
             return
-        context = position(trainer, batch_idx)
+        context = trainers.position(trainer, batch_idx, outputs)
         self._global_step = context["global_step"]
-        with default_dtype(self._dtype):
+        with trainers.default_dtype(self._dtype):
             recorded = self._recorder.step(step=self._count, context=context)
         if recorded:
             self._log_monitored(self._recorder, pl_module)
+            trainer.should_stop |= self._recorder.should_stop
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the log."""
@@ -282,7 +279,9 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
         self._count += 1
 
     def _log_monitored(self, recorder: Recorder, pl_module: Any) -> None:
-        values = monitored_values(self._monitor, recorder.last) if self._monitor else {}
+        if not self._monitor:
+            return
+        values = monitored_values(self._monitor, recorder.last, recorder.alarms)
         for name, value in values.items():  # not to the loggers: the log has it
             pl_module.log(name, value, logger=False, batch_size=1, rank_zero_only=True)
 

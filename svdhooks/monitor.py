@@ -19,6 +19,8 @@ COMMON = (
 )
 """Measures that are not misspelt, even where none of them is recorded."""
 
+_ALARMS = "alarms"
+
 _OVER_LAYERS: dict[str, Callable[[list[float]], Any]] = {
     "min": np.min,
     "median": np.median,
@@ -48,12 +50,16 @@ def as_names(monitor: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_monitored(names: Sequence[str], recorded: Recorded) -> None:
+def check_monitored(
+    names: Sequence[str], recorded: Recorded, alarms: Mapping[str, int] | None = None
+) -> None:
     """Refuse names that no record will ever fill.
 
     Args:
-        names: ``"<point>_<measure>/<layer>"`` or ``"<point>_<measure>/median"``.
+        names: ``"<point>_<measure>/<layer>"``, ``"<point>_<measure>/median"``, or
+            ``"alarms/healthy_steps"``.
         recorded: What is recorded of what.
+        alarms: What there is of alarms; None: there are none.
 
     Raises:
         ValueError: If the measure or the layer is unknown, or the one is not recorded
@@ -67,6 +73,9 @@ def check_monitored(names: Sequence[str], recorded: Recorded) -> None:
     known = list(dict.fromkeys((*having, *COMMON)))
     for name in names:
         measure, _, subject = name.partition("/")
+        if measure == _ALARMS:
+            _check_alarms(name, subject, alarms or {})
+            continue
         if measure not in known:
             raise ValueError(_unknown("measure", measure, name, known))
         subjects = [*recorded, *_OVER_LAYERS]
@@ -81,14 +90,26 @@ def check_monitored(names: Sequence[str], recorded: Recorded) -> None:
             )
 
 
+def _check_alarms(name: str, subject: str, alarms: Mapping[str, int]) -> None:
+    if not alarms:
+        raise ValueError(
+            f"monitor={name!r}: there are no alarms. Pass alarms='auto', or another choice."
+        )
+    if subject not in alarms:
+        raise ValueError(_unknown("value", subject, name, list(alarms)))
+
+
 def monitored_values(
-    names: Sequence[str], last: Mapping[tuple[str, str], Record]
+    names: Sequence[str],
+    last: Mapping[tuple[str, str], Record],
+    alarms: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
     """The latest values of monitored measures.
 
     Args:
         names: As checked by `check_monitored`.
         last: ``(layer, point)`` -> latest record.
+        alarms: Name -> value, of alarms; None: there are none.
 
     Returns:
         Name -> value, for those whose latest record did not fail: a NaN would make
@@ -97,6 +118,9 @@ def monitored_values(
     values = {}
     for name in names:
         measure, _, subject = name.partition("/")
+        if measure == _ALARMS:
+            values |= {name: float(alarms[subject])} if alarms else {}
+            continue
         found = [
             float(record.values[field])
             for (layer, point), record in last.items()
@@ -118,5 +142,6 @@ def _unknown(kind: str, found: str, name: str, known: Sequence[str]) -> str:
     return (
         f"monitor={name!r}: unknown {kind} {found!r}; did you mean {', '.join(close)}? "
         "Expected '<point>_<measure>/<layer>', such as "
-        "'output_effective_rank/encoder.0', or '/min', '/median', '/max' over layers."
+        "'output_effective_rank/encoder.0', or '/min', '/median', '/max' over layers; with "
+        "alarms 'alarms/healthy_steps'."
     )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_NUMBERS = "biuf"
+
 OK = "ok"
 """Status of a record whose values can be used."""
 
@@ -16,8 +18,8 @@ class Record:
     """What was measured on one matrix of one layer.
 
     A record with an empty ``layer`` speaks of the whole run: quantity ``"run"``
-    (time spent, position on the logger's axis) or ``"meta"`` (layer table,
-    configuration).
+    (time spent, position on the logger's axis), ``"meta"`` (layer table,
+    configuration) or ``"alarm"`` (what was raised, as JSON and Markdown).
 
     Attributes:
         step: Optimiser updates contained in the weights.
@@ -58,5 +60,6 @@ class Record:
 
     @property
     def measures(self) -> dict[str, float]:
-        """The scalar fields, as floats."""
-        return {k: float(v) for k, v in self.values.items() if np.ndim(v) == 0}
+        """The scalar fields that are numbers, as floats."""
+        scalars = {k: np.asarray(v) for k, v in self.values.items() if np.ndim(v) == 0}
+        return {k: float(v) for k, v in scalars.items() if v.dtype.kind in _NUMBERS}

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from svdhooks import advice, display
+from svdhooks import advice
 from svdhooks.conductor.assembly import Tools, assemble
 from svdhooks.conductor.overhead import OverheadGuard
 from svdhooks.conductor.recording import Recording
@@ -64,7 +64,7 @@ class Recorder:
         self._closed = False
         self._recording: Recording | None = None
         self._handle: RemovableHandle | None = None
-        self._reporter = Reporter(settings.on_error)
+        self.reporter = Reporter(settings.on_error)
         self._guard = OverheadGuard(settings.max_overhead, clock)
         self._step = settings.start_step or 0
         self._previous = self._step - 1
@@ -75,7 +75,7 @@ class Recorder:
         several = model.values() if isinstance(model, Mapping) else [model]
         path = None if log_dir is None else str(log_dir)
         self._team, path = one_run(form_team(), path, any(map(one_model, several)))
-        tools = Tools(settings, self._reporter, self._guard, clock, self._team)
+        tools = Tools(settings, self.reporter, self._guard, clock, self._team)
         follow = functools.partial(self._follow, optimizer)
         try:
             parts = assemble(model, path, sinks, tools, follow)
@@ -123,6 +123,16 @@ class Recorder:
         """Layer, tap or edge -> point -> names of the measures that are recorded."""
         return self._models.recorded(self._quantities)
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether an alarm was raised that is to stop the training: ``Alarms(stop=True)``."""
+        return self._recording is not None and self._recording.alarming.should_stop
+
+    @property
+    def alarms(self) -> Mapping[str, int]:
+        """How many are open, and were raised; updates without an open one."""
+        return {} if self._recording is None else self._recording.alarming.values
+
     def begin(
         self, batch: Any = None, context: Mapping[str, float | int] | None = None
     ) -> bool:
@@ -158,6 +168,7 @@ class Recorder:
         self,
         batch: Any = None,
         *,
+        loss: Any = None,
         step: int | None = None,
         context: Mapping[str, float | int] | None = None,
     ) -> bool:
@@ -166,6 +177,8 @@ class Recorder:
         Args:
             batch: A training batch, to be the reference if none is known; for several
                 models a mapping of their names to batches.
+            loss: The training loss, a tensor with one number or a float, which alarms
+                compare ranks with. It is read where a record is made and nowhere else.
             step: The number of updates so far, a whole number; None: one more than
                 before.
             context: What else to store with a record: ``logged_step`` (the logger's
@@ -178,10 +191,7 @@ class Recorder:
             self._step += not self._counted_by_optimizer
             return False
         if self._closed:
-            self._reporter.note(
-                "closed",
-                "svdhooks: step() after close(): nothing is recorded any more.",
-            )
+            advice.closed(self.reporter)
             return False
         if batch is not None:
             self._models.offer(batch)
@@ -189,11 +199,12 @@ class Recorder:
         if step is not None:
             before, self._step = self._step, operator.index(step)
             if self._step < before:
-                advice.went_back(self._reporter, before, self._step)
+                advice.went_back(self.reporter, before, self._step)
             self._stride = max(self._step - before, 1)
         elif not self._counted_by_optimizer:
             self._step += 1
-        return self._advance(self._step, context or {})
+        told = {} if loss is None else {"loss": loss}
+        return self._advance(self._step, {**(context or {}), **told})
 
     def _updated(self) -> None:
         """The optimiser made an update."""
@@ -233,31 +244,23 @@ class Recorder:
                 # the others are somewhere else by now: they notice it at once
                 self._team.leave(f"recording failed on rank {self._team.rank}")
                 self._models.close()  # what is observed meanwhile would be of no use
-                advice.parted(self._reporter, step, error)
+                advice.parted(self.reporter, step, error)
                 return recording
-            advice.failed(self._reporter, step, error)
+            advice.failed(self.reporter, step, error)
         return recording
 
     def _look_ahead(self, step: int) -> None:
         """Find out when to ask again; observe the training where that begins."""
         if self.settings.observe == "probe":
             self._quiet_until = self._timetable.quiet_until(step)
-            return
-        # steps may jump over more than the window
-        window = max(self.settings.probe_options.window, self._stride)
-        self._quiet_until = self._timetable.quiet_until(step, window)
-        if self._guard.will_admit:
-            self._models.open_windows(self._timetable.due(step, step + window))
         else:
-            self._models.close_windows()
-
-    def say_no_forward(self, name: str) -> None:
-        """Say once that the model cannot be called with a training batch.
-
-        Args:
-            name: The model's class.
-        """
-        advice.no_forward(self._reporter, name)
+            # steps may jump over more than the window
+            window = max(self.settings.probe_options.window, self._stride)
+            self._quiet_until = self._timetable.quiet_until(step, window)
+            if self._guard.will_admit:
+                self._models.open_windows(self._timetable.due(step, step + window))
+            else:
+                self._models.close_windows()
 
     # --- the end --------------------------------------------------------------------
 
@@ -273,20 +276,17 @@ class Recorder:
             if self._recording is not None:  # else setting up did not get there
                 self._models.close()
                 if self._team.writes:
-                    self._unnoticed.say(self._reporter, self._step, self.counted)
+                    self._unnoticed.say(self.reporter, self._step, self.counted)
                 self._recording.close()
         finally:
             self._team.leave()  # without a word: the others may be gone
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: a small table, if a sink remembers the records."""
-        from svdhooks.sinks.readable import source_of  # which reads logs
+        from svdhooks.sinks.readable import html_of  # which reads logs
 
-        if self._recording is None:
-            return None
-        self._recording.delayed.settle()
-        source = source_of(self._recording.journal.sinks)
-        return None if source is None else display.html(source)
+        _ = self.last  # what is still to be solved
+        return html_of(self._recording.journal.sinks if self._recording else ())
 
     def __repr__(self) -> str:
         points = f"{len(self.watched)} layer{'s' * (len(self.watched) != 1)}"

@@ -23,6 +23,8 @@ x coordinate differs from the step. Tags:
                                             where the display form does not hold it
 ``svdhooks/measure/<point>_<field>``        float32 ``[layers]`` in the order of
                                             ``meta``; NaN where not measured
+``svdhooks/alarm``                          JSON: list of what was raised at this step, see
+                                            `svdhooks.alarms.AlarmEvent`
 ``svdhooks/contents``                       int32, first in large Events: where each
                                             value is, and its checksum; see
                                             `svdhooks.eventfile.contents`
@@ -31,6 +33,8 @@ x coordinate differs from the step. Tags:
 ``svd_summary/<point>_<field>_<statistic>`` stock scalars: min, p10, median, p90 over
                                             layers
 ``svd_summary/overhead``                    stock scalar: share of the training time
+``svd_summary/alarms_open``, ``…_raised``   stock scalars, where there are alarms
+``svd_alarms/text_summary``                 stock text, Markdown: what was raised
 ``svd_spectrum/<layer>``                    stock histogram: index -> singular value
 ==========================================  ========================================
 
@@ -59,8 +63,7 @@ supersedes what an earlier one holds at or after its start, also if both were wr
 the same time.
 
 Reserved for later versions: ``svdhooks/edges/<pair>``, ``svdhooks/pairs``,
-``svdhooks/moments``, ``svdhooks/ledger/<layer>``, ``svdhooks/alarm``. Readers skip tags
-that they do not know and refuse no version; they say when a log is newer than they are.
+``svdhooks/moments``, ``svdhooks/ledger/<layer>``. Readers skip tags that they do not know and refuse no version; they say when a log is newer than they are.
 """
 
 import functools
@@ -80,6 +83,7 @@ OVERHEAD_TAG = "svd_summary/overhead"
 RECORD_TAG = "svdhooks/record"
 CONTENTS_TAG = "svdhooks/contents"
 ALARM_TAG = "svdhooks/alarm"
+ALARM_TEXT_TAG = "svd_alarms/text_summary"
 MEASURE_PREFIX = "svdhooks/measure/"
 POINTS = ("weight", "input", "output")
 """The points of every layer, in the order in which they are listed; there are others."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -165,17 +166,20 @@ def defines_forward(module: Any) -> bool:
     ))
 
 
-def position(trainer: Any, batch_idx: int) -> dict[str, int]:
+def position(trainer: Any, batch_idx: int, outputs: Any = None) -> dict[str, Any]:
     """Where a trainer stands, for the record.
 
     Args:
         trainer: The trainer.
         batch_idx: Number of the batch in its epoch.
+        outputs: What the training step gave.
 
     Returns:
-        ``logged_step`` (the loggers' x coordinate), ``global_step``, ``epoch`` and
-        ``batch_idx``.
+        ``logged_step`` (the loggers' x coordinate), ``global_step``, ``epoch``,
+        ``batch_idx``, and ``loss`` if the training step told one.
     """
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    told = {"loss": loss} if isinstance(loss, (Tensor, float)) else {}
     loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
     # private, and what Lightning's own loggers use as x coordinate
     logged = getattr(loop, "_batches_that_stepped", trainer.global_step)
@@ -184,7 +188,25 @@ def position(trainer: Any, batch_idx: int) -> dict[str, int]:
         "global_step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "batch_idx": batch_idx,
+        **told,
     }
+
+
+def hparams_of(trainer: Any, pl_module: Any) -> dict[str, Any]:
+    """The hyper-parameters that a module and its data module saved.
+
+    Args:
+        trainer: The trainer.
+        pl_module: The module.
+
+    Returns:
+        Name -> value, as Lightning's loggers get them.
+    """
+    found: dict[str, Any] = {}
+    for owner in (getattr(trainer, "datamodule", None), pl_module):
+        if owner is not None and getattr(owner, "_log_hyperparams", False):
+            found |= dict(owner.hparams)
+    return found
 
 
 def dtype_in_forwards(trainer: Any) -> torch.dtype:

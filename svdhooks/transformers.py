@@ -18,19 +18,13 @@ except ModuleNotFoundError as error:
         name="transformers",
     ) from error
 
+from svdhooks import huggingface
 from svdhooks.conductor.journal import check_sinks
-from svdhooks.conductor.settings import Observe, QuantityChoice, make_settings
-from svdhooks.huggingface import (
-    COUNTED,
-    FirstCall,
-    PaddingMask,
-    find_directory,
-    in_terms_of_the_trainer,
-    note_updates,
-    position,
-    refuse_compiled,
-    updates_before,
-    wandb_sink,
+from svdhooks.conductor.settings import (
+    AlarmChoice,
+    Observe,
+    QuantityChoice,
+    make_settings,
 )
 from svdhooks.layers import Selector
 from svdhooks.layers.tap import TapChoice
@@ -84,14 +78,16 @@ class SpectrumCallback(TrainerCallback):
             ``ProbeOptions.window`` steps before a record.
         max_overhead: Largest share of training time beyond a credit of 10 s; None:
             no limit.
-        alarms: Reserved.
+        alarms: What to be warned of: ``"auto"``, ``"ssl"``, ``"supervised"``, ``"lm"``,
+            rules, or `Alarms`, which may stop the training; None: nothing.
         log_dir: The run's directory; None: as above.
         on_error: ``"warn"``, or ``"raise"`` to let failed measurements stop training.
         monitor: Measures to add to those of every evaluation, so that
             ``metric_for_best_model="output_effective_rank/encoder.0"`` and an
             ``EarlyStoppingCallback`` that comes after this callback find them;
             ``"weight_stable_rank/median"`` (min, median, max) is over all layers. What
-            is not known yet is NaN, which is never the best.
+            is not known yet is NaN, which is never the best. With ``alarms`` also
+            ``"alarms/healthy_steps"``, ``"alarms/open"``, ``"alarms/raised"``.
         sinks: Further receivers of records, such as `MemorySink`.
         max_log_gb: From this size of the log on, spectra are stored in their display
             form; None: no limit.
@@ -111,7 +107,7 @@ class SpectrumCallback(TrainerCallback):
         forward: Forward | None = None,
         observe: Observe = "probe",
         max_overhead: float | None = 0.01,
-        alarms: object = None,
+        alarms: AlarmChoice = None,
         log_dir: str | Path | None = None,
         on_error: OnError = "warn",
         monitor: str | Sequence[str] = (),
@@ -124,7 +120,7 @@ class SpectrumCallback(TrainerCallback):
             "every_n_steps": every_n_steps,
             "schedule": schedule,
             "quantities": quantities,
-            "unavailable": {"alarms": alarms},
+            "alarms": alarms,
             "layers": layers,
             "taps": taps,
             "observe": observe,
@@ -142,11 +138,11 @@ class SpectrumCallback(TrainerCallback):
         self._sinks = tuple(sinks)
         self._per_layer = log_per_layer
         self._monitored: dict[str, float] = {}
-        self._count = 0
+        self._count = self._told = 0
         self._trials = 0
         self._begun = False
         self._recorder: Recorder | None = None
-        self._first: FirstCall | None = None
+        self._first: huggingface.FirstCall | None = None
         self._end: weakref.finalize[Any, Any] | None = None
 
     @property
@@ -170,17 +166,22 @@ class SpectrumCallback(TrainerCallback):
         """
         again = self._recorder is not None and bool(args.auto_find_batch_size)
         self._close()
-        self._count, self._begun, self._monitored = updates_before(state), False, {}
+        self._count, self._begun, self._monitored = (
+            huggingface.updates_before(state),
+            False,
+            {},
+        )
+        self._told = state.global_step
         # out of memory: the Trainer begins again by itself, with smaller batches
         self._trials += bool(state.is_hyper_param_search) and not again
         continued = again or state.global_step > 0
         self._recorder = recorder = self._set_up(args, state, model, continued)
         observing = self._options["observe"] != "probe"
         known = observing or self._options["probe"] is not None
-        self._first = None if known else FirstCall(model)
+        self._first = None if known else huggingface.FirstCall(model)
         self._end = weakref.finalize(self, _end, recorder, self._first)
         try:
-            check_monitored(self._monitor, recorder.recorded)
+            check_monitored(self._monitor, recorder.recorded, recorder.alarms)
             if known:
                 self._begin(state)
         except BaseException:
@@ -210,32 +211,20 @@ class SpectrumCallback(TrainerCallback):
         self._count += not getattr(optimizer, "step_was_skipped", False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record if the update made a record due.
-
-        Args:
-            args: Unused.
-            state: The trainer's state.
-            control: Unused.
-            **kwargs: Unused.
-        """
+        """Record if the update made a record due; stop if an alarm is to."""
         if self._recorder is None:
             return
-        note_updates(state, self._count)
-        if self._recorder.step(step=self._count, context=position(state)):
+        huggingface.note_updates(state, self._count)
+        context = huggingface.position(state, self._told)
+        if self._recorder.step(step=self._count, context=context):
+            self._told = state.global_step
             self._look_at_monitored()
+            control.should_training_stop |= self._recorder.should_stop
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Add what is monitored to the metrics of an evaluation.
-
-        Args:
-            args: Unused.
-            state: Unused.
-            control: Unused.
-            metrics: The metrics; changed in place.
-            **kwargs: Unused.
-        """
+        """Add what is monitored to the metrics of an evaluation, in place."""
         if self._recorder is None or metrics is None:
             return
         for name in self._monitor:
@@ -249,22 +238,27 @@ class SpectrumCallback(TrainerCallback):
     # --- inside -----------------------------------------------------------------------
 
     def _set_up(self, args: Any, state: Any, model: Any, continued: bool) -> Recorder:
-        refuse_compiled(args, self._options["observe"])
+        huggingface.refuse_compiled(args, self._options["observe"])
         start = self._count if continued else None
         options = self._options | {"probe_options": self._masked_for(model)}
-        settings = make_settings(**options, start_step=start)
-        directory = find_directory(args, state, self._log_dir, self._trials - 1)
-        extra = wandb_sink(args, self._per_layer)
+        known = huggingface.hparams_of(args)
+        settings = make_settings(**options, start_step=start, hparams=known)
+        directory = huggingface.find_directory(
+            args, state, self._log_dir, self._trials - 1
+        )
+        extra = huggingface.wandb_sink(args, self._per_layer)
         sinks = self._sinks if extra is None else (*self._sinks, extra)
-        with in_terms_of_the_trainer(directory):
+        with huggingface.in_terms_of_the_trainer(directory):
             made = Recorder(model, directory, settings, sinks=sinks, begin=False)
-        made.counted = COUNTED
+        made.counted = huggingface.COUNTED
         return made
 
     def _masked_for(self, model: Any) -> ProbeOptions:
         options: ProbeOptions = self._options["probe_options"]
         masked = options.mask is not None
-        return options if masked else replace(options, mask=PaddingMask(model))
+        return (
+            options if masked else replace(options, mask=huggingface.PaddingMask(model))
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy follows another training, or none
@@ -279,12 +273,13 @@ class SpectrumCallback(TrainerCallback):
         if self._first is not None:
             self._first.remove()
             batch, self._first = self._first.batch, None
-        self._recorder.begin(batch, position(state))
+        self._recorder.begin(batch, huggingface.position(state))
         self._look_at_monitored()
 
     def _look_at_monitored(self) -> None:
         if self._recorder is not None and self._monitor:
-            self._monitored |= monitored_values(self._monitor, self._recorder.last)
+            last, alarms = self._recorder.last, self._recorder.alarms
+            self._monitored |= monitored_values(self._monitor, last, alarms)
 
     def _close(self) -> None:
         self._recorder = self._first = None
@@ -293,7 +288,7 @@ class SpectrumCallback(TrainerCallback):
             self._end = None
 
 
-def _end(recorder: Recorder, first: FirstCall | None) -> None:
+def _end(recorder: Recorder, first: huggingface.FirstCall | None) -> None:
     """Leave nothing of ours on the model, and close the log."""
     if first is not None:
         first.remove()

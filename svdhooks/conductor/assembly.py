@@ -102,6 +102,8 @@ def assemble(
         recording = Recording(
             models, tools.guard, settings, receiving, reporter, tools.clock, team
         )
+        if log_dir is not None and settings.start_step is not None:
+            recording.alarming.resume(log_dir, settings.start_step)
     for name, reason in models.idle(quantities).items() if team.writes else ():
         advice.nothing_to_measure(reporter, name, reason)
     return Assembly(models, quantities, bases, timetable, recording)

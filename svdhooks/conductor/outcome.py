@@ -24,6 +24,7 @@ class Outcome:
         seconds: What the record took.
         spent: What all records took.
         elapsed: Training seconds.
+        loss: Of the training, as far as it was told; of several processes the mean.
     """
 
     measured: Measured
@@ -31,6 +32,7 @@ class Outcome:
     seconds: float = 0.0
     spent: float = 0.0
     elapsed: float = 0.0
+    loss: float | None = None
 
 
 LARGE = 2**16
@@ -85,7 +87,13 @@ def united(
         max(outcome.seconds for outcome, *_ in told),
         max(outcome.spent for outcome, *_ in told),
         min(outcome.elapsed for outcome, *_ in told),
+        _mean([outcome.loss for outcome, *_ in told]),
     )
+
+
+def _mean(losses: Sequence[float | None]) -> float | None:
+    told = [loss for loss in losses if loss is not None]
+    return sum(told) / len(told) if told else None
 
 
 def _parted(own: Outcome) -> tuple[Outcome, dict[int, _Values]]:

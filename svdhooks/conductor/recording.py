@@ -8,6 +8,8 @@ from dataclasses import replace
 import torch
 
 from svdhooks import advice
+from svdhooks.conductor.alarming import Alarming
+from svdhooks.conductor.context import only_numbers
 from svdhooks.conductor.delayed import Delayed
 from svdhooks.conductor.journal import Journal
 from svdhooks.conductor.measured import Measured
@@ -44,6 +46,7 @@ class Recording:
         last: (layer, point) -> the latest record.
         journal: The sinks.
         delayed: Records whose spectra are not solved yet.
+        alarming: The alarms.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Recording:
         self._reporter = reporter
         self._clock = clock
         self._team = team or Team()
+        self.alarming = Alarming(settings.alarms, reporter, self._team)
         self.delayed = Delayed(models, settings, guard, reporter, clock)
 
     def make(
@@ -92,10 +96,12 @@ class Recording:
             _synchronise()
         begun, spent = self._clock(), self._guard.spent
         with self._guard.timed():
-            outcome, parts = self._measure(step, due, first, names)
+            told = only_numbers(self._reporter, context)
+            outcome, parts = self._measure(step, due, first, names, told)
             measured = outcome.measured
             run: dict[str, float | int] = {
-                **advice.only_numbers(self._reporter, context),
+                **told,
+                **({} if outcome.loss is None else {"loss": outcome.loss}),
                 **self._times(begun, first),
                 "parts_measured": len(measured.costs),
                 "parts_total": len(parts),
@@ -110,8 +116,8 @@ class Recording:
         if self._team.alone:
             self._guard.finished(measured.costs, self._guard.spent - spent)
         else:
-            told = {"spent": outcome.spent, "elapsed": outcome.elapsed}
-            self._guard.finished(measured.costs, outcome.seconds, told)
+            theirs = {"spent": outcome.spent, "elapsed": outcome.elapsed}
+            self._guard.finished(measured.costs, outcome.seconds, theirs)
         allowance = self._guard.allowance
         done = {name for name, _ in measured.costs}
         left_out = {name for name, _ in parts} - done
@@ -122,7 +128,12 @@ class Recording:
         return left_out | derived - done
 
     def _measure(
-        self, step: int, due: Sequence[Quantity], first: bool, names: Sequence[str]
+        self,
+        step: int,
+        due: Sequence[Quantity],
+        first: bool,
+        names: Sequence[str],
+        told: Mapping[str, float | int],
     ) -> tuple[Outcome, Sequence[Part]]:
         """Measure what is due; of several processes each a share of it."""
         guard, begun = self._guard, self._clock()
@@ -137,7 +148,9 @@ class Recording:
             with self.delayed.solving():
                 measured = self._models.measure(step, due, chosen)
         seconds = self._clock() - begun
-        own = Outcome(measured, (), seconds, guard.spent + seconds, guard.elapsed)
+        loss = float(told["loss"]) if "loss" in told else None
+        spent = guard.spent + seconds
+        own = Outcome(measured, (), seconds, spent, guard.elapsed, loss)
         if self._team.alone:
             return own, parts
         outcome = united(self._team, own, parts, said)
@@ -154,10 +167,13 @@ class Recording:
         """Hand on what is complete; `seconds` were spent on completing it."""
         for record in measured.records:
             self._remember(record)
+        watched = self._models.watched
+        raised = self.alarming.observe(step, measured.records, run, watched)
         if self._team.writes:
+            run |= {f"alarms_{k}": v for k, v in self.alarming.values.items()}
             run["seconds"] += seconds
             run["spent"] += seconds
-            self._write(step, measured, run)
+            self._write(step, [*measured.records, *raised], run)
 
     def close(self) -> None:
         """Write what is still to come, as far as it comes in time; close the sinks."""
@@ -198,7 +214,7 @@ class Recording:
         }
 
     def _write(
-        self, step: int, measured: Measured, run: Mapping[str, float | int]
+        self, step: int, records: Sequence[Record], run: Mapping[str, float | int]
     ) -> None:
         models, quantities = self._models, self._settings.quantities
         pairs = models.pairs(quantities)
@@ -208,7 +224,7 @@ class Recording:
             watched, skipped = models.describe(quantities)
             return Described(watched, skipped, pairs)
 
-        self.journal.write(step, measured.records, run, layout, describe)
+        self.journal.write(step, records, run, layout, describe)
 
 
 def _synchronise() -> None:

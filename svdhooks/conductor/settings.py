@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from svdhooks.alarms import Alarm, Alarms, resolve_alarms
+from svdhooks.conductor.context import Hparam, flat_hparams
 from svdhooks.layers import Selector
 from svdhooks.layers.select import check_selectors
 from svdhooks.layers.tap import TapChoice, check_taps
@@ -20,6 +22,7 @@ from svdhooks.reports import OnError
 from svdhooks.schedule import Schedule, check_schedule, every
 
 QuantityChoice = str | Quantity | Iterable[str | Quantity] | None
+AlarmChoice = str | Alarm | Sequence[str | Alarm] | Alarms | None
 Observe = Literal["probe", "training"]
 
 
@@ -40,6 +43,8 @@ class Settings:
         on_error: ``"warn"`` or ``"raise"``.
         start_step: Updates already contained in the weights when resuming.
         max_log_gb: From this size of the log on, less is stored; None: no limit.
+        alarms: What is watched for; None: nothing.
+        hparams: Of the training, as told in the log.
     """
 
     schedule: Schedule = field(default_factory=lambda: every(100))
@@ -56,6 +61,8 @@ class Settings:
     on_error: OnError = "warn"
     start_step: int | None = None
     max_log_gb: float | None = 2.0
+    alarms: Alarms | None = None
+    hparams: Mapping[str, Hparam] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -160,14 +167,31 @@ class Settings:
             "forward": None if self.forward is None else str(self.forward),
             "max_overhead": self.max_overhead,
             "start_step": self.start_step,
+            "alarms": describe_alarms(self.alarms),
+            "hparams": dict(self.hparams),
         }
+
+
+def describe_alarms(alarms: Alarms | None) -> list[dict[str, Any]] | None:
+    """Alarms as they go into the log.
+
+    Args:
+        alarms: The rules; None: nothing is watched for.
+
+    Returns:
+        Name and options of each rule.
+    """
+    if alarms is None:
+        return None
+    return [{"name": rule.name, "options": options_of(rule)} for rule in alarms.rules]
 
 
 def make_settings(
     every_n_steps: int | None,
     schedule: Schedule | None,
     quantities: QuantityChoice,
-    unavailable: dict[str, Any],
+    alarms: AlarmChoice = None,
+    hparams: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> Settings:
     """Build settings from the arguments of ``watch`` or of a callback.
@@ -176,32 +200,27 @@ def make_settings(
         every_n_steps: Interval; None: the default, every 100 steps.
         schedule: A schedule instead of the interval.
         quantities: Names or objects.
-        unavailable: Arguments that are part of the interface and not of this
-            version, name -> value; anything but the neutral value is refused.
+        alarms: A preset, rules, or both with what to do about them.
+        hparams: Of the training, perhaps nested.
         **others: Passed on.
 
     Returns:
         The settings.
 
     Raises:
-        ValueError: If both an interval and a schedule are given, or an argument
-            asks for what this version cannot do.
+        ValueError: If both an interval and a schedule are given.
     """
     if schedule is not None and every_n_steps is not None:
         raise ValueError(
             f"Found both an interval ({every_n_steps}) and schedule={schedule}; give one."
         )
-    for name, value in unavailable.items():
-        if value:  # an empty mapping or list asks for nothing
-            raise ValueError(
-                f"{name}={value!r} is not available in this version of svdhooks; "
-                "leave it at None."
-            )
     if schedule is None:
         schedule = every(100 if every_n_steps is None else every_n_steps)
     return Settings(
         schedule=schedule,
         quantities=resolve_quantities(quantities, schedule),
+        alarms=resolve_alarms(alarms),
+        hparams=flat_hparams(hparams),
         **others,
     )
 

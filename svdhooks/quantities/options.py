@@ -1,19 +1,17 @@
-"""The options of a quantity in a form that a log can hold."""
+"""The options of a quantity, or of an alarm, in a form that a log can hold."""
 
 import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from svdhooks.quantities.protocols import Quantity
-
 _BESIDE = {"name", "schedule"}
 
 
-def options_of(quantity: Quantity) -> dict[str, Any]:
+def options_of(quantity: object) -> dict[str, Any]:
     """How a quantity measures, so that a log explains its numbers: thresholds, sizes, ….
 
     Args:
-        quantity: Any; those that are no dataclass tell nothing.
+        quantity: Or an alarm; those that are no dataclass tell nothing.
 
     Returns:
         Option -> what JSON can hold; other things as what they are called.

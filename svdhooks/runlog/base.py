@@ -183,10 +183,6 @@ class Run:
         """What ``events`` holds, one by one: of a large log that is too much at once."""
         return self._table.events()
 
-    def alarms(self) -> list[dict[str, Any]]:
-        """The alarms that were raised during the run, each with its step."""
-        return self._table.alarms
-
     @property
     def _paired(self) -> set[str]:
         """Names of pairs at any time; a layer of the same name stays a layer."""

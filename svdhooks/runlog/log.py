@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks import display
+from svdhooks.alarms import alarms_of
+from svdhooks.alarms.choosing import Choice
 from svdhooks.runlog.base import Run
 from svdhooks.runlog.derive import DerivedMeasures, Extended
 from svdhooks.runlog.frame import to_frame
@@ -204,6 +206,24 @@ class RunLog(Run):
         """
         self._check(layer)
         return ledger_of(self, layer, self.name)
+
+    def alarms(
+        self, choice: Choice = None, loss: str | None = None
+    ) -> list[dict[str, Any]]:
+        """What was raised while the run was recorded, or what rules say of it now.
+
+        Args:
+            choice: Rules to apply to the log, as ``svdhooks.watch(alarms=)`` takes them;
+                None: what was raised during the run.
+            loss: Tag of the training loss, for these rules; None: as it is found.
+
+        Returns:
+            A `svdhooks.AlarmEvent` each, as a mapping: ``step``, ``layer``, ``alarm``,
+            ``severity``, ``message``, ``since``, ``evidence``.
+        """
+        if choice is None:
+            return self._table.alarms
+        return [event.as_dict() for event in alarms_of(self, choice, loss)]
 
     @property
     def scalar_tags(self) -> tuple[str, ...]:

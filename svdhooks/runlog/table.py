@@ -117,7 +117,7 @@ class RunTable:
         if column is None:
             return []
         raised = zip(column.steps.tolist(), column.values, strict=True)
-        return [{"step": step, **json.loads(text)} for step, text in raised]
+        return [{"step": s, **event} for s, text in raised for event in _listed(text)]
 
     @property
     def present(self) -> bool:
@@ -293,6 +293,10 @@ class RunTable:
     @cached_property
     def _places(self) -> dict[tuple[str, ...], NDArray[np.intp]]:
         return {}
+
+
+def _listed(text: str) -> list[dict[str, Any]]:
+    return found if isinstance(found := json.loads(text), list) else [found]
 
 
 def _names(meta: Mapping[str, Any]) -> tuple[str, ...]:

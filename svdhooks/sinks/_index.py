@@ -1,5 +1,6 @@
 """Records in a list, found again by layer and measure."""
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,11 +20,13 @@ class Index:
     Attributes:
         events: The measurements that failed or carry a mark.
         pairs: The layers that feed each other.
+        alarms: What was raised.
     """
 
     def __init__(self) -> None:
         self.events: list[Record] = []
         self.pairs: tuple[dict[str, Any], ...] = ()
+        self.alarms: list[dict[str, Any]] = []
         self._taken: list[Record] = []
         self._layers: dict[str, None] = {}
         self._metrics: dict[str, tuple[str, str]] = {}
@@ -54,6 +57,8 @@ class Index:
                 self._described |= {row["name"]: row for row in rows}
                 self.pairs = tuple(meta.get("pairs", ())) or self.pairs
                 self._paired |= {row["name"] for row in self.pairs}
+            elif record.quantity == "alarm":
+                self.alarms += json.loads(record.values["json"].item())
             elif record.layer:
                 self._take_layer(record)
             else:
@@ -174,3 +179,19 @@ def _by_step(records: Sequence[Record], name: str) -> Series:
     found = {r.step: float(r.values[name]) for r in records if name in r.values}
     steps = np.array(sorted(found), dtype=np.int64)
     return steps, np.array([found[step] for step in steps.tolist()], dtype=np.float64)
+
+
+def check_recorded(kind: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name of what was not recorded.
+
+    Args:
+        kind: What it names.
+        name: As given by the user.
+        known: Those that there are.
+
+    Raises:
+        KeyError: If it is none of them.
+    """
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 3) or list(known)[:8]
+        raise KeyError(f"No {kind} {name!r} was recorded; there is {', '.join(close)}.")

@@ -68,6 +68,11 @@ def statistics(table: StepTable) -> list[bytes]:
     found = (
         [] if overhead is None else [eventvalues.scalar(schema.OVERHEAD_TAG, overhead)]
     )
+    found += [
+        eventvalues.scalar(f"svd_summary/{name}", table.run[name])
+        for name in ("alarms_open", "alarms_raised")
+        if name in table.run
+    ]
     for point, field in schema.STOCK:
         levels = over_layers(table.measure(point, field).values())
         found += [

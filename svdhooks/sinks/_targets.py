@@ -59,6 +59,9 @@ class Target:
         metrics = self._named(finite(sending.metrics))
         self._logger.log_metrics(metrics, step=sending.step)
 
+    def alert(self, title: str, text: str) -> None:
+        """Tell people at once, where the logger can."""
+
     def close(self) -> None:
         """Hand over what is held back."""
 
@@ -140,6 +143,9 @@ class _WandbLogger(Target):
         values = finite(sending.metrics) | _for_wandb(sending)
         self._logger.log_metrics(self._named(values), step=sending.step)
 
+    def alert(self, title: str, text: str) -> None:
+        self._logger.experiment.alert(title=title, text=text)
+
 
 class _WandbRun(Target):
     """A run of Weights & Biases in a plain loop.
@@ -173,6 +179,9 @@ class _WandbRun(Target):
         commit = None if position is None else False
         self._logger.log(self._named(values), commit=commit)
         self._pending = position
+
+    def alert(self, title: str, text: str) -> None:
+        self._logger.alert(title=title, text=text)
 
     def close(self) -> None:
         self._commit()

@@ -94,9 +94,12 @@ class LoggerSink:
         for record in records:
             if record.quantity == "meta":
                 self._points = _announced(record)
-        said = [record for record in records if record.quantity != "meta"]
+        said = [r for r in records if r.quantity not in {"meta", "alarm"}]
         for step in dict.fromkeys(record.step for record in said):
             self._write_step(step, [r for r in said if r.step == step])
+        for record in records:
+            if record.quantity == "alarm":
+                self._alert(record)
 
     def close(self) -> None:
         """Hand over what is held back; the loggers themselves stay open."""
@@ -126,6 +129,11 @@ class LoggerSink:
             raise RuntimeError(
                 f"{len(failures)} of {len(self._targets)} loggers failed: {told}"
             ) from failures[0][1]
+
+    def _alert(self, record: Record) -> None:
+        for _, target in self._targets:
+            for event in json.loads(record.values["json"].item()):
+                target.alert(f"svdhooks: {event['alarm']}", event["message"])
 
     # --- pictures ---------------------------------------------------------------------
 

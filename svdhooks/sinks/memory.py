@@ -1,6 +1,5 @@
 """Records kept in a list: for notebooks and tests."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from svdhooks import display
 from svdhooks.display import LiveView
 from svdhooks.record import Record
-from svdhooks.sinks._index import Index, Series
+from svdhooks.sinks._index import Index, Series, check_recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +108,10 @@ class MemorySink:
         """The measurements that failed or carry a mark, of all layers."""
         return tuple(self._read().events)
 
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms that were raised, each with its step."""
+        return list(self._read().alarms)
+
     def series(self, layer: str, metric: str) -> Series:
         """One measure of one layer over the run.
 
@@ -123,8 +126,8 @@ class MemorySink:
             KeyError: If there is no such layer or measure.
         """
         index = self._read()
-        _check("layer", layer, index.layers)
-        _check("metric", metric, index.metrics)
+        check_recorded("layer", layer, index.layers)
+        check_recorded("metric", metric, index.metrics)
         return index.series(layer, metric)
 
     def run_series(self, metric: str) -> Series:
@@ -140,7 +143,7 @@ class MemorySink:
             KeyError: If there is no such value.
         """
         index = self._read()
-        _check("run metric", metric, index.run_metrics)
+        check_recorded("run metric", metric, index.run_metrics)
         return index.run_series(metric)
 
     def local_rank(self, layer: str, *, relative: bool = False) -> "LocalRankHistory":
@@ -159,7 +162,7 @@ class MemorySink:
         from svdhooks.runlog.of_layer import local_rank_of  # loads the readers of logs
 
         index = self._read()
-        _check("layer", layer, index.layers)
+        check_recorded("layer", layer, index.layers)
         return local_rank_of(
             index,
             layer,
@@ -184,7 +187,7 @@ class MemorySink:
         from svdhooks.runlog.of_layer import ledger_of  # loads the readers of logs
 
         index = self._read()
-        _check("layer", layer, index.layers)
+        check_recorded("layer", layer, index.layers)
         return ledger_of(index, layer, "memory")
 
     @property
@@ -208,7 +211,7 @@ class MemorySink:
             KeyError: If none were recorded; names the points of which they were.
         """
         index = self._read()
-        _check("layer", layer, index.layers)
+        check_recorded("layer", layer, index.layers)
         found = index.vectors(layer, point)
         if found is None:
             points = ", ".join(index.points(layer)) or "none"
@@ -291,9 +294,3 @@ class MemorySink:
             cut += 1
         # the last layer table holds for what is left
         self.records[:] = [*metas[-1:], *kept[min(cut, latest) :]]
-
-
-def _check(kind: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 3) or list(known)[:8]
-        raise KeyError(f"No {kind} {name!r} was recorded; there is {', '.join(close)}.")

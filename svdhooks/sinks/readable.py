@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from svdhooks import display
 from svdhooks.display import Source
 from svdhooks.runlog import RunLog
 
@@ -27,3 +28,16 @@ def source_of(sinks: Sequence[Any]) -> Source | None:
             except FileNotFoundError:
                 continue
     return None
+
+
+def html_of(sinks: Sequence[Any]) -> str | None:
+    """What a notebook shows of a recorder.
+
+    Args:
+        sinks: Of the recorder.
+
+    Returns:
+        A small table; None if nobody remembers the records.
+    """
+    source = source_of(sinks)
+    return None if source is None else display.html(source)

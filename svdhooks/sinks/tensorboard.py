@@ -21,6 +21,7 @@ from svdhooks.sinks.vectors import VectorWriter, say
 
 _logger = logging.getLogger(__name__)
 
+_APART = {"meta", "alarm"}
 _HISTOGRAM_LAYERS = 32
 _META_COPIES = 2
 _BYTES_PER_GB = 1e9
@@ -120,7 +121,8 @@ class TensorBoardSink:
     def _write_step(self, step: int, records: Sequence[Record]) -> None:
         """Write the records of one step."""
         measured = [r for r in records if r.layer]
-        said = [r for r in records if r.quantity != "meta"]
+        said = [r for r in records if r.quantity not in _APART]
+        raised = [r for r in records if r.quantity == "alarm"]
         if self._step is None or self._step.step != step:
             self._step = StepTable(step)
         table = self._step
@@ -136,7 +138,13 @@ class TensorBoardSink:
         if said:
             values += table.values(self._layers.index)
             self._say_left_out(table)
-        stock = self._stock(table, measured)
+        for record in raised:
+            text = record.values["json"].item()
+            values.append(eventvalues.text(schema.ALARM_TAG, text))
+        stock = self._stock(table, measured) + [
+            eventvalues.markdown(schema.ALARM_TEXT_TAG, r.values["markdown"].item())
+            for r in raised
+        ]
         logged = table.run.get("logged_step", math.nan)
         if not math.isfinite(logged) or int(logged) == step:
             self._append(step, values + stock)

@@ -238,9 +238,7 @@ def decide(rank: int) -> list[Any]:
         ticks["now"] += 0.5 * (1 + 9 * rank)
         return ticks["now"]
 
-    settings = make_settings(
-        1, None, None, {}, probe=torch.ones(8, 20), max_overhead=0.5
-    )
+    settings = make_settings(1, None, None, probe=torch.ones(8, 20), max_overhead=0.5)
     recorder = Recorder(model, None, settings, sinks=[sink], clock=clock)
     decisions = []
     with warnings.catch_warnings():

@@ -120,7 +120,9 @@ WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         {"max_log_gb": float("nan")},
     ),
     "observe as a list": (ValueError, "expected 'probe'", {"observe": ["training"]}),
-    "alarms": (ValueError, "not available in this version", {"alarms": ["collapse"]}),
+    "alarms": (ValueError, "supervised", {"alarms": "superviced"}),
+    "alarms of a wrong kind": (TypeError, "alarms", {"alarms": 3}),
+    "hparams of a wrong kind": (TypeError, "mapping of names", {"hparams": ["lr"]}),
     "observe": (ValueError, "expected 'probe'.*'training'", {"observe": "both"}),
     "observe with a probe": (
         ValueError,

@@ -14,11 +14,9 @@ from svdhooks.quantities import Covariance, WeightSpectrum
 from svdhooks.quantities.resolve import _BY_NAME
 from svdhooks.schedule import every
 
-NEUTRAL = {"alarms": None}
-
 
 def test_defaults_are_those_of_the_design():
-    settings = make_settings(None, None, None, NEUTRAL)
+    settings = make_settings(None, None, None)
     assert settings == Settings()
     assert settings.schedule == every(100)
     assert [q.name for q in settings.quantities] == ["weight_spectrum", "covariance"]
@@ -28,23 +26,23 @@ def test_defaults_are_those_of_the_design():
 
 
 def test_an_interval_and_a_schedule_say_the_same():
-    assert make_settings(7, None, None, NEUTRAL) == make_settings(
-        None, every(7), None, NEUTRAL
-    )
+    assert make_settings(7, None, None) == make_settings(None, every(7), None)
 
 
 def test_arguments_pass_through():
     settings = make_settings(
-        None, None, "covariance", NEUTRAL, layers="a.*", start_step=3, max_overhead=None
+        None, None, "covariance", layers="a.*", start_step=3, max_overhead=None
     )
     assert settings.quantities == (Covariance(),)
     assert (settings.layers, settings.start_step) == ("a.*", 3)
     assert settings.max_overhead is None
 
 
-def test_what_this_version_cannot_do_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"^alarms=.*not available in this version"):
-        make_settings(None, None, None, {"alarms": "collapse"})
+def test_alarms_are_told_with_the_options_of_their_rules():
+    told = make_settings(None, None, None, "ssl").describe()["alarms"]
+    assert "collapse" in {rule["name"] for rule in told}
+    assert json.loads(json.dumps(told)) == told
+    assert make_settings(None, None, None).describe()["alarms"] is None
 
 
 @pytest.mark.usefixtures("as_a_user_calls")
@@ -86,7 +84,7 @@ def test_the_description_says_how_each_quantity_measures():
             return "odd"
 
     chosen = [svdhooks.JacobianSpectrum(eps=0.03, positions=-1), Odd()]
-    described = make_settings(None, None, chosen, NEUTRAL).describe()
+    described = make_settings(None, None, chosen).describe()
     told = {
         x["name"]: x["options"] for x in json.loads(json.dumps(described["quantities"]))
     }
@@ -99,7 +97,7 @@ def test_the_description_says_how_each_quantity_measures():
     assert told["odd"]["act"] == "print"
     assert told["odd"]["model"] == "Identity"
     everything = [q for q in _BY_NAME if q != "light"]
-    assert json.dumps(make_settings(None, None, everything, NEUTRAL).describe())
+    assert json.dumps(make_settings(None, None, everything).describe())
 
 
 def test_the_description_goes_into_json_whatever_was_given():
@@ -107,7 +105,6 @@ def test_the_description_goes_into_json_whatever_was_given():
         None,
         svdhooks.any_of(every(10), svdhooks.at(3)),
         [WeightSpectrum(), Covariance(schedule=svdhooks.log_spaced())],
-        NEUTRAL,
         layers=[nn.Linear, lambda name, module: True],
         probe=torch.zeros(3),
         probe_options=ProbeOptions(mask=lambda b: b, samples="last"),
