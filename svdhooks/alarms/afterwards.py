@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from svdhooks.alarms.choosing import Choice, resolve_alarms
 from svdhooks.alarms.event import AlarmEvent
-from svdhooks.alarms.reading import LIMITING, Key, Reading
+from svdhooks.alarms.reading import LIMITING, Key, Reading, in_order
 from svdhooks.alarms.watching import Watcher
 
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -20,24 +20,50 @@ _LOSS = re.compile(r"(^|[/_.\s-])loss($|[/_.\s-])", re.IGNORECASE)
 
 
 class Log(Protocol):
-    """What is needed of a `RunLog`, which a `MemorySink` has too."""
+    """What is needed of a `RunLog`; a `MemorySink` has it, too."""
 
     @property
-    def layers(self) -> tuple[str, ...]: ...
+    def layers(self) -> tuple[str, ...]:
+        """Names of layers and taps."""
+        ...
+
     @property
-    def edges(self) -> tuple[str, ...]: ...
+    def edges(self) -> tuple[str, ...]:
+        """Names of pairs of layers."""
+        ...
+
     @property
-    def steps(self) -> NDArray[np.int64]: ...
+    def steps(self) -> NDArray[np.int64]:
+        """The recorded steps."""
+        ...
+
     @property
-    def metrics(self) -> tuple[str, ...]: ...
+    def metrics(self) -> tuple[str, ...]:
+        """Names of measures."""
+        ...
+
     @property
-    def run_metrics(self) -> tuple[str, ...]: ...
+    def run_metrics(self) -> tuple[str, ...]:
+        """Names of values of the whole run."""
+        ...
+
     @property
-    def described(self) -> Mapping[str, Mapping[str, Any]]: ...
+    def described(self) -> Mapping[str, Mapping[str, Any]]:
+        """The layer table."""
+        ...
+
     @property
-    def events(self) -> Sequence[Any]: ...
-    def series(self, layer: str, metric: str) -> Series: ...
-    def run_series(self, metric: str) -> Series: ...
+    def events(self) -> Sequence[Any]:
+        """Measurements that failed or carry a mark."""
+        ...
+
+    def series(self, layer: str, metric: str) -> Series:
+        """One measure of one layer."""
+        ...
+
+    def run_series(self, metric: str) -> Series:
+        """One value of the whole run."""
+        ...
 
 
 def alarms_of(
@@ -112,7 +138,7 @@ def readings(
     for step in log.steps.tolist():
         yield Reading(
             step,
-            values.get(step, {}),
+            in_order(values.get(step, {}), rows),
             failed.get(step, {}),
             frozenset(limited.get(step, ())),
             run.get(step, {}),
@@ -175,9 +201,10 @@ def _aligned(log: Log, tag: str) -> Series:
             'to the recorder, recorder.step(loss=loss), or leave out "loss".'
         )
     steps, values = align(tag)
-    first, known = log.steps, np.asarray(values)
-    begun = np.maximum.accumulate(~np.isnan(known)) if len(known) else known > 0
-    return first[begun], known[begun]
+    if not len(values):
+        return steps, values
+    begun = np.maximum.accumulate(~np.isnan(values))  # a NaN later on is a loss of NaN
+    return steps[begun], values[begun]
 
 
 def _add(found: dict[int, dict[str, float]], name: str, series: Series) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
 from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.loss import GETS_WORSE, LOSS_WORDS, LossLevel
 from svdhooks.alarms.reading import Reading
-from svdhooks.alarms.signals import LOSS_WORDS, Level, LossLevel, Patience
+from svdhooks.alarms.signals import Level, Patience
 from svdhooks.alarms.spaces import outputs_of, possible
-from svdhooks.alarms.units import DEAD, is_dead, off
+from svdhooks.alarms.tokens import RANK, TokenCollapse, same
+from svdhooks.alarms.units import DEAD, DeadUnits, is_dead, off
 
 RANKS = {
     "output": "output_effective_rank",
@@ -55,20 +57,21 @@ class Collapse:
     ==============================================  ====================================
     the rank                                        and also
     ==============================================  ====================================
-    fell, and is below twice the floor              the loss gives back most of its gain,
+    fell below the floor                            the loss gives back most of its gain,
                                                     or is not finite
-    is below the floor, of a weight below 1.5:      so does the loss, or it never fell;
-    one direction holds two thirds of it            or half the units before it died; or
-                                                    the tokens of a sequence are the same
-    fell, and is below the floor, not of a weight   nothing, with ``alone``
+    is below the floor and half of what the answer  the loss does not fall; or half the
+    needs; of a weight below 1.5: one direction     units before it died; or the tokens
+    holds two thirds of it                          of a sequence are the same
+    fell below the floor and half of what the       nothing, with ``alone``
+    answer needs; not of a weight
     ==============================================  ====================================
 
     Attributes:
         fall: A rank fell if it is below this share of the highest that it was, with the
             start. Half: what noise and drift of ranks do is far less.
-        floor: The floor as a share of the largest rank that is possible there, and at
-            most half of what the model's answer needs, its outputs − 1. 1/16: healthy
-            embeddings are at a fifth and more, collapsed ones go towards 1.
+        floor: The floor as a share of the largest rank that is possible there. 1/16:
+            healthy embeddings are at a fifth and more, collapsed ones go towards 1. What
+            the answer needs is the model's outputs − 1.
         spread: What differs between samples is next to nothing below this share of the
             mean square, and below a tenth of the largest share that it was: 0.001, of
             which float16 keeps nothing behind a mean of 1.
@@ -103,7 +106,12 @@ class Collapse:
     def measures(self) -> frozenset[str]:
         """Those that it reads."""
         spreads = (name for pair in SPREADS.values() for name in pair)
-        return frozenset({*RANKS.values(), *spreads, DEAD, *_TOKENS})
+        return frozenset({
+            *RANKS.values(),
+            *spreads,
+            *DeadUnits().measures,
+            *TokenCollapse().measures,
+        })
 
     def begin(self) -> "CollapseState":
         """Start to observe one run.
@@ -114,7 +122,8 @@ class Collapse:
         return CollapseState(self)
 
 
-_TOKENS = ("tokens_effective_rank", "tokens_residual")
+_HALF_DIED = 0.5, 0.25
+"""Share of dead units, and how much more than at the least, that agree with a fall."""
 
 
 class CollapseState:
@@ -174,7 +183,7 @@ class CollapseState:
             return None
         harm = self._harm(layer, reading)
         on = self._holds(point, now, fell, harm)
-        over = now > 1.5 * max(point.low, min(point.ample, point.fall * level.highest))
+        over = now > 1.5 * min(max(point.low, point.floor), 0.5 * level.highest)
         return Sign(
             key,
             on,
@@ -186,24 +195,23 @@ class CollapseState:
 
     def _holds(self, point: "_Point", now: float, fell: bool, harm: str) -> bool:
         """Whether the signs of a layer agree."""
-        if now < point.low and (fell or not point.must_fall):
-            if harm or (self._rule.alone and fell and not point.weight):
-                return True
-        getting_worse = self._loss.state in {"worse", "diverged"}
-        return fell and now < point.ample and getting_worse
+        if fell and now < point.floor and self._loss.state in GETS_WORSE:
+            return True
+        if now >= point.low or (point.must_fall and not fell):
+            return False
+        return harm != "" or (self._rule.alone and fell and not point.weight)
 
     def _harm(self, layer: str, reading: Reading) -> str:
         """Another sign that something is wrong, in words; empty if there is none."""
         if self._loss.state:
             return LOSS_WORDS[self._loss.state]
-        values, dead = reading.values[layer], self._dead.get(layer)
-        if dead is not None and is_dead(dead.now, dead.lowest, 0.5, 0.25):
-            if off(dead.now, reading.rows.get(layer, {}), values):
-                return f"{dead.now:.0%} of the units before it are dead"
-        rank, residual = (values.get(name, 2.0) for name in _TOKENS)
-        if rank <= 1.05 and residual <= 0.01:  # noqa: PLR2004  # as TokenCollapse has it
+        values, level = reading.values[layer], self._dead.get(layer)
+        dead = level is not None and is_dead(level.now, level.lowest, *_HALF_DIED)
+        if level and dead and off(level.now, reading.rows.get(layer, {}), values):
+            return f"{level.now:.0%} of the units before it are dead"
+        if RANK in values and same(values, TokenCollapse()):
             return "the tokens of a sequence are the same"
-        return ""
+        return LOSS_WORDS["stuck"] if self._loss.stalled else ""
 
 
 @dataclass(slots=True)
@@ -214,8 +222,8 @@ class _Point:
         level: Its values.
         most: The largest that it can be.
         fall: The share of its highest below which it fell.
+        floor: Below is too low, if it fell and the loss gets worse.
         low: Below is too low, if another sign agrees.
-        ample: Below is too low, if it fell and the loss gets worse.
         must_fall: Whether what was low from the start does not count.
         weight: Whether it is a weight's.
     """
@@ -223,9 +231,9 @@ class _Point:
     level: Level
     most: float
     fall: float
+    floor: float
     low: float
-    ample: float
-    must_fall: bool
+    must_fall: bool = False
     weight: bool = False
 
     @classmethod
@@ -236,27 +244,20 @@ class _Point:
         if kind in SPREADS:
             return cls(Level(), 1.0, 0.1, rule.spread, rule.spread, must_fall=True)
         most = possible(row, kind)
-        if math.isinf(
-            most
-        ):  # an old log without a layer table: nothing to compare with
-            return cls(Level(), most, rule.fall, 0.0, 0.0, must_fall=True)
         if kind == "weight":
-            low = _ONE_DIRECTION if most >= _SMALL else 0.0
+            low = _ONE_DIRECTION if _SMALL <= most < math.inf else 0.0
             return cls(Level(), most, rule.fall, low, low, must_fall=True, weight=True)
-        low = rule.floor * most
-        if not math.isnan(needed):
-            low = min(low, needed)
-        # a rank of exactly 0 is a constant: too low for whatever there is to tell
-        low = max(low, _CONSTANT)
-        return cls(
-            Level(), most, rule.fall, low, 2 * rule.floor * most, must_fall=False
-        )
+        # without a layer table (a damaged log) only a constant is known to be too low
+        floor = rule.floor * most if math.isfinite(most) else 0.0
+        low = floor if math.isnan(needed) else min(floor, needed)
+        return cls(Level(), most, rule.fall, floor, max(low, _CONSTANT))
 
 
 _ONE_DIRECTION = 1.5
 _SMALL = 8
 """Weights of a smaller side have stable ranks near 1 for no reason."""
 _CONSTANT = 0.5
+"""Ranks are 1 or more, but for a constant, whose rank is 0: always too low."""
 
 
 def _gauged(values: Mapping[str, float]) -> list[tuple[str, float]]:

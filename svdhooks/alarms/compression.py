@@ -1,13 +1,21 @@
 """The rule about ranks that fall while learning goes well."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
 from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.loss import LossLevel
 from svdhooks.alarms.reading import Reading
-from svdhooks.alarms.signals import Level, LossLevel, Patience
+from svdhooks.alarms.signals import Level, Patience
+from svdhooks.alarms.spaces import possible
+
+_FLOOR = 1 / 32
+"""Below this share of the largest possible rank a fall is no good news."""
+_ONE = 1.5
+"""Nor where one direction is left."""
 
 WORDS = {
     "output_effective_rank": "The effective rank of what leaves layer {}",
@@ -21,7 +29,8 @@ class Compression:
     """A rank fell while the loss fell, too: the network drops what it does not need.
 
     Information, no alarm. Supervised networks do so: the answer needs as many directions
-    as there are classes, less one.
+    as there are classes, less one. A rank that is too low even for that is left to
+    `Collapse`.
 
     Attributes:
         fall: A rank fell if it is below this share of the highest that it was.
@@ -73,7 +82,10 @@ class CompressionState:
             and (sign := self._sign((layer, measure), reading, values)) is not None
         ]
         return self._reporter.report(
-            reading.step, signs, "The loss improved meanwhile: nothing to do."
+            reading.step,
+            signs,
+            "The loss fell, too: so do healthy classifiers. See that the loss on data "
+            "kept apart falls as well.",
         )
 
     def _sign(
@@ -89,7 +101,9 @@ class CompressionState:
         if now >= self._rule.fall * level.highest and not self._reporter.known(key):
             return None
         fell = now < self._rule.fall * level.highest
-        on = fell and self._loss.improved
+        width = possible(reading.rows.get(layer, {}), measure.partition("_")[0])
+        enough = now >= max(_FLOOR * width if math.isfinite(width) else 0.0, _ONE)
+        on = fell and enough and self._loss.improved
         over = now > 1.5 * self._rule.fall * level.highest or bool(self._loss.state)
         words = (
             f"{WORDS[measure].format(named(layer))} fell from {number(level.highest)} "

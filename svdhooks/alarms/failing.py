@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from svdhooks.alarms.checks import check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
 from svdhooks.alarms.grouping import Heading, Reporter, Sign
 from svdhooks.alarms.reading import Reading
@@ -27,10 +28,18 @@ class NonFinite:
     name: str = "non_finite"
     severity: Severity = "alarm"
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_rule(self)
+
     @property
     def measures(self) -> frozenset[str]:
-        """None: the status says it."""
-        return frozenset()
+        """By which it sees that values are finite again; the rest the status says."""
+        return frozenset({
+            "weight_spectral_norm",
+            "input_total_variance",
+            "output_total_variance",
+        })
 
     def begin(self) -> "NonFiniteState":
         """Start to observe one run."""
@@ -60,20 +69,46 @@ class NonFiniteState:
         )
 
     def _signs(self, reading: Reading) -> Iterator[Sign]:
-        for key, status in reading.failed.items():
-            if _NON_FINITE in status:
-                words = f"The {key[1]} of layer {named(key[0])} holds NaN or Inf"
-                yield Sign(key, on=True, over=False, weight=1.0, words=words)
-        for layer, values in reading.values.items():
-            for point in {name.partition("_")[0] for name in values}:
-                if self._reporter.known((layer, point)):
-                    yield Sign((layer, point), on=False, over=True)
+        bad = {key for key, status in reading.failed.items() if _NON_FINITE in status}
+        place = {layer: i for i, layer in enumerate(reading.rows)}
+        for key in sorted(bad, key=lambda k: (place.get(k[0], len(place)), k)):
+            words = f"{_what(*key)} holds NaN or Inf"
+            yield Sign(key, True, False, float(key[1] == "weight"), words)
+        for layer, point in self._reporter.known_keys:
+            if (
+                layer
+                and (layer, point) not in bad
+                and self._measured(layer, point, reading)
+            ):
+                yield Sign((layer, point), on=False, over=True)
         if reading.loss is not None:
-            bad = not math.isfinite(reading.loss)
-            yield Sign(
-                _LOSS, bad and self._was_bad, not bad, 0.0, "The loss is NaN or Inf"
-            )
-            self._was_bad = bad
+            bad_loss = not math.isfinite(reading.loss)
+            on = bad_loss and self._was_bad
+            yield Sign(_LOSS, on, not bad_loss, 0.0, "The loss is NaN or Inf")
+            self._was_bad = bad_loss
+
+    @staticmethod
+    def _measured(layer: str, point: str, reading: Reading) -> bool:
+        """Whether a point was measured at this record, as far as that can be seen."""
+        values = reading.values.get(layer, {})
+        if point in _BASIC:
+            return any(name.startswith(f"{point}_") for name in values)
+        return bool(values)
+
+
+_BASIC = frozenset({"weight", "input", "output"})
+
+
+def _what(layer: str, point: str) -> str:
+    """A point of a layer in words."""
+    words = {
+        "weight": "The weight of layer {}",
+        "input": "What enters layer {}",
+        "output": "What leaves layer {}",
+    }
+    return words.get(point, f"What is measured as {named(point)} of {{}}").replace(
+        "{}", named(layer)
+    )
 
 
 @dataclass(frozen=True)
@@ -86,6 +121,10 @@ class AllZero:
 
     name: str = "all_zero"
     severity: Severity = "alarm"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_rule(self)
 
     @property
     def measures(self) -> frozenset[str]:
@@ -133,8 +172,7 @@ class AllZeroState:
 
     def _sign(self, key: tuple[str, str], alive: bool) -> Sign | None:
         if alive:
-            if key not in self._alive:
-                self._alive.add(key)
+            self._alive.add(key)
             return Sign(key, False, True) if self._reporter.known(key) else None
         if key not in self._alive:
             return None

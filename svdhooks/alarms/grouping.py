@@ -4,10 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.signals import Latches, Patience
-
-Key = tuple[str, str]
-"""Layer and point."""
+from svdhooks.alarms.signals import Key, Latches, Patience
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,10 @@ class Reporter:
         """The events whose condition still holds of some layer."""
         return tuple(self._events) if self._latches.holding else ()
 
-    def holds(self, key: Key) -> bool:
-        """Whether the sign of a layer counts now."""
-        return self._latches.holds(key)
+    @property
+    def known_keys(self) -> tuple[Key, ...]:
+        """All that ever had a sign."""
+        return self._latches.known_keys
 
     def known(self, key: Key) -> bool:
         """Whether there ever was a sign of a layer."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from svdhooks.alarms.checks import check_factors
 from svdhooks.alarms.event import AlarmEvent, Severity, named
 from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.loss import GETS_WORSE, LOSS_WORDS, LossLevel
 from svdhooks.alarms.reading import Reading
-from svdhooks.alarms.signals import LOSS_WORDS, Level, LossLevel, Patience
+from svdhooks.alarms.signals import Level, Patience
 
 _NORM = "weight_spectral_norm"
 _LOGITS = "attention_logits_scaled_max"
@@ -23,8 +24,8 @@ class Exploding:
     a signal on at its own size.
 
     Attributes:
-        factor: So many times larger is too much when the loss stalls, rises or is not
-            finite, too. Healthy small networks grow by 2 to 6.
+        factor: So many times larger is too much when the loss gives back most of its
+            gain or is not finite. Healthy small networks grow by 2 to 6.
         alone: So many times larger is too much whatever the loss does.
         patience: How long it must last.
     """
@@ -62,7 +63,8 @@ class AttentionLogits:
     quantity ``"attention_logits"``.
 
     Attributes:
-        factor: So many times larger is too much when the loss rises or stalls, too.
+        factor: So many times larger is too much when the loss gives back most of its
+            gain or is not finite.
         alone: So many times larger is too much whatever the loss does.
         patience: How long it must last.
     """
@@ -153,8 +155,8 @@ class GrowthState:
         if now <= self._rule.factor * low and not self._reporter.known(key):
             return None
         grown = now / low
-        bad = self._loss.state if grown < self._rule.alone else ""
-        on = grown > self._rule.alone or (grown > self._rule.factor and bad != "")
+        bad = self._loss.state if self._loss.state in GETS_WORSE else ""
+        on = grown > (self._rule.factor if bad else self._rule.alone)
         words = self._growing.words.format(
             name=named(layer),
             by=number(grown),

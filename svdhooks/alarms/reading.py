@@ -1,7 +1,7 @@
 """One record of a run, as rules see it: the same live and from a log."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,6 @@ class Reading:
         failed: dict[Key, str] = {}
         limited: set[Key] = set()
         run: dict[str, float] = {}
-        wanted = _fields_by_point(measures)
         for record in records:
             if not record.layer:
                 if record.quantity == "run":
@@ -73,9 +72,10 @@ class Reading:
                 failed[record.layer, point] = record.status
             if not LIMITING.isdisjoint(record.marks):
                 limited.add((record.layer, point))
-            for name, value in _chosen(record, point, wanted):
+            for name, value in _chosen(record, point, measures):
                 found[record.layer, name] = value
-        return cls(step, _rounded(found), failed, frozenset(limited), run, rows)
+        values = in_order(_rounded(found), rows)
+        return cls(step, values, failed, frozenset(limited), run, rows)
 
     @property
     def loss(self) -> float | None:
@@ -83,22 +83,35 @@ class Reading:
         return self.run.get("loss")
 
 
-def _fields_by_point(measures: Collection[str] | None) -> Mapping[str, Any] | None:
-    """Nothing, if all are wanted; else a table that is filled as points are met."""
-    return None if measures is None else {"": measures}
+def in_order(
+    values: Mapping[str, Mapping[str, float]], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, float]]:
+    """Layers in the model's order, and what it does not know behind them.
+
+    Rules name layers in the order in which they see them: it must not depend on whether
+    records or a log are read.
+
+    Args:
+        values: Layer -> its measures.
+        rows: The layer table.
+
+    Returns:
+        The same.
+    """
+    known = {layer: values[layer] for layer in rows if layer in values}
+    if len(known) == len(values):
+        return known
+    return known | {layer: values[layer] for layer in sorted(set(values) - set(known))}
 
 
 def _chosen(
-    record: Record, point: str, wanted: Mapping[str, Any] | None
-) -> list[tuple[str, float]]:
+    record: Record, point: str, measures: Collection[str] | None
+) -> Iterator[tuple[str, float]]:
     """The scalar fields of a record that are wanted, with their names."""
-    return [
-        (name, value.item())
-        for field_name, value in record.values.items()
-        if np.ndim(value) == 0
-        and (name := f"{point}_{field_name}") is not None
-        and (wanted is None or name in wanted[""])
-    ]
+    for field_name, value in record.values.items():
+        name = f"{point}_{field_name}"
+        if (measures is None or name in measures) and np.ndim(value) == 0:
+            yield name, float(value)
 
 
 def _rounded(found: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
@@ -109,7 +122,7 @@ def _rounded(found: Mapping[tuple[str, str], float]) -> dict[str, dict[str, floa
         values = np.array(list(found.values()), dtype=np.float32).tolist()
     layers: dict[str, dict[str, float]] = {}
     for (layer, name), value in zip(found, values, strict=True):
-        if value == value:  # noqa: PLR0124  # NaN is not
+        if value == value:  # NaN is not
             layers.setdefault(layer, {})[name] = value
     return layers
 

@@ -1,25 +1,13 @@
-"""What rules are made of: levels, the loss, and signs that must last."""
+"""What rules are made of: levels, and signs that must last."""
 
 import math
-from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass
-from statistics import median
-from typing import Literal
 
 WARM_UP = 3
 """Records that make a level: the fewest whose median one outlier cannot move."""
 
-LossState = Literal["", "diverged", "worse", "stuck"]
-"""Of the training loss; empty: it falls, or nothing can be said yet."""
-
-
-LOSS_WORDS = {
-    "diverged": "the loss is not finite",
-    "worse": "the loss got worse",
-    "stuck": "the loss does not fall",
-}
-"""How a message says it."""
+Key = tuple[str, str]
+"""Layer and point."""
 
 
 @dataclass(frozen=True)
@@ -106,82 +94,6 @@ class Level:
         return now
 
 
-class LossLevel:
-    """The training loss as far as rules judge it: whether it falls, stays or rises.
-
-    Losses may be negative (cosine similarity) and noisy (one batch). So nothing is
-    divided by the loss: its gain is compared with its own noise, the median absolute
-    difference of successive records.
-    """
-
-    NOISES = 4.0
-    """What is below so many times the noise is none: of a thousand Gaussian losses the
-    largest and the smallest median of five differ by 3.6 times the noise."""
-    GIVEN_BACK = 0.5
-    """More than half of the gain lost: the loss is nearer to its start than its best."""
-    RECORDS = 8
-    """Losses needed before one is called stuck: a first level, a last one, and noise."""
-
-    def __init__(self) -> None:
-        self.state: LossState = ""
-        self.start = self.best = self.now = math.nan
-        self._first: list[float] = []
-        self._last: deque[float] = deque(maxlen=5)
-        self._moves: deque[float] = deque(maxlen=101)
-        self._missing = 0
-
-    @property
-    def known(self) -> bool:
-        """Whether there was any loss."""
-        return bool(self._last) or self._missing > 0
-
-    @property
-    def improved(self) -> bool:
-        """Whether the loss fell by more than its noise, and did not give that back."""
-        return self._judgeable and self.state == ""
-
-    def observe(self, loss: float | None) -> LossState:
-        """Take in the loss of a record.
-
-        Args:
-            loss: NaN if it is not finite; None if there is none.
-
-        Returns:
-            ``state``.
-        """
-        if loss is None:
-            return self.state
-        if not math.isfinite(loss):
-            self._missing += 1
-            self.state = "diverged"
-            return self.state
-        self._missing = 0
-        if self._last:
-            self._moves.append(abs(loss - self._last[-1]))
-        if len(self._first) < self._last.maxlen:
-            self._first.append(loss)
-            self.start = median(self._first)
-        self._last.append(loss)
-        self.now = median(self._last)
-        self.best = min(self.best, self.now) if self.best == self.best else self.now
-        self.state = self._judged()
-        return self.state
-
-    @property
-    def _judgeable(self) -> bool:
-        return len(self._moves) >= self.RECORDS - 1
-
-    def _judged(self) -> LossState:
-        if not self._judgeable:
-            return ""
-        noise = self.NOISES * median(self._moves)
-        gain = self.start - self.best
-        back = self.now - self.best
-        if back > noise and back > self.GIVEN_BACK * max(gain, 0.0):
-            return "worse"
-        return "stuck" if gain <= noise else ""
-
-
 class Latch:
     """A sign that counts once it lasted, and again only after it has long passed.
 
@@ -240,10 +152,10 @@ class Latches:
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._latches: dict[Hashable, Latch] = {}
+        self._latches: dict[Key, Latch] = {}
         self._said = 0
 
-    def update(self, key: Hashable, step: int, on: bool, over: bool) -> bool:
+    def update(self, key: Key, step: int, on: bool, over: bool) -> bool:
         """Take in what a record says of one layer; see `Latch.update`."""
         latch = self._latches.get(key)
         if latch is None:
@@ -252,21 +164,21 @@ class Latches:
             latch = self._latches[key] = Latch()
         return latch.update(step, on, over, self._patience)
 
-    def since(self, key: Hashable) -> int:
+    def since(self, key: Key) -> int:
         """First step of the sign of a layer."""
         return self._latches[key].since
 
-    def known(self, key: Hashable) -> bool:
+    def known(self, key: Key) -> bool:
         """Whether a layer ever had the sign."""
         return key in self._latches
 
-    def holds(self, key: Hashable) -> bool:
-        """Whether the sign of a layer counts now."""
-        latch = self._latches.get(key)
-        return latch is not None and latch.raised
+    @property
+    def known_keys(self) -> tuple[Key, ...]:
+        """All that ever had the sign."""
+        return tuple(self._latches)
 
     @property
-    def holding(self) -> list[Hashable]:
+    def holding(self) -> list[Key]:
         """All whose sign counts now."""
         return [key for key, latch in self._latches.items() if latch.raised]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
 from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.loss import LossLevel
 from svdhooks.alarms.reading import Reading
-from svdhooks.alarms.signals import LossLevel, Patience
+from svdhooks.alarms.signals import Patience
 
 RANK, RESIDUAL, LENGTH = "tokens_effective_rank", "tokens_residual", "tokens_length"
 
@@ -78,22 +79,21 @@ class TokenCollapseState:
         """Take in one record."""
         self._loss.observe(reading.loss)
         measured = [
-            (layer, values[RANK], self.same(values))
+            (layer, values[RANK], same(values, self._rule))
             for layer, values in reading.values.items()
             if RANK in values and (layer, "tokens") not in reading.limited
         ]
         if len(measured) < 2:
             return []
-        ordered = _in_order(measured, reading)
         collapsed = 0
-        while collapsed < len(ordered) and ordered[-1 - collapsed][2]:
+        while collapsed < len(measured) and measured[-1 - collapsed][2]:
             collapsed += 1
-        share = collapsed / len(ordered)
+        share = collapsed / len(measured)
         needed = self._rule.share_with_loss if self._loss.state else self._rule.share
         on = collapsed >= 2 and share >= needed
-        first, rank, _ = ordered[len(ordered) - max(collapsed, 1)]
+        first, rank, _ = measured[len(measured) - max(collapsed, 1)]
         words = (
-            f"From layer {named(first)} to the last, {collapsed} of {len(ordered)} layers, "
+            f"From layer {named(first)} to the last, {collapsed} of {len(measured)} layers, "
             f"all tokens of a sequence are the same (effective rank {number(rank)} there)"
         )
         sign = Sign(
@@ -105,7 +105,7 @@ class TokenCollapseState:
             {
                 "rank": rank,
                 "collapsed": float(collapsed),
-                "measured": float(len(ordered)),
+                "measured": float(len(measured)),
             },
         )
         advice = (
@@ -114,18 +114,19 @@ class TokenCollapseState:
         )
         return self._reporter.report(reading.step, [sign], advice)
 
-    def same(self, values: Mapping[str, float]) -> bool:
-        """Whether the tokens that leave a layer are the same."""
-        return (
-            values[RANK] <= self._rule.rank
-            and values.get(RESIDUAL, 0.0) <= self._rule.residual
-            and values.get(LENGTH, 2.0) >= 2.0
-        )
 
+def same(values: Mapping[str, float], rule: TokenCollapse) -> bool:
+    """Whether the tokens that leave a layer are the same.
 
-def _in_order(
-    measured: list[tuple[str, float, bool]], reading: Reading
-) -> list[tuple[str, float, bool]]:
-    """In the model's order, if it is known."""
-    place = {name: i for i, name in enumerate(reading.rows)}
-    return sorted(measured, key=lambda one: place.get(one[0], len(place)))
+    Args:
+        values: Of the layer at one record, with the rank.
+        rule: What is called the same.
+
+    Returns:
+        False for sequences of one token, which are the same as nothing.
+    """
+    return (
+        values[RANK] <= rule.rank
+        and values.get(RESIDUAL, 0.0) <= rule.residual
+        and values.get(LENGTH, 2.0) >= 2.0
+    )

@@ -10,7 +10,7 @@ from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
 
 DEAD = "input_dead_fraction"
-_RANK = "input_effective_rank"
+_RANK = "input_numerical_rank"
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class DeadUnits:
 
     Read behind the activation, at what enters the next layer. A unit that is off for all
     samples of the probe gets no gradient through a ReLU. Behind other activations a unit
-    that is never positive may pass something: so the rank of what enters must agree,
-    which n live units hold at n or below. Codes that are sparse from the start do not
+    that is never positive may pass something: so the numerical rank of what enters must
+    agree, which n live units keep at n or below. Codes that are sparse from the start do not
     count, unless no unit is left at all.
 
     Attributes:
@@ -132,4 +132,4 @@ def off(dead: float, row: Mapping[str, object], values: Mapping[str, float]) -> 
     rank = values.get(_RANK)
     if width is None or rank is None:
         return True
-    return rank <= (1.0 - dead) * float(width) + 0.5
+    return rank <= (1.0 - dead) * float(width) + 0.5  # a share in float32
