@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from _bench import show
 from alarm_runs.collection import RUNS
-from alarm_runs.judging import Found, evaluate
+from alarm_runs.judging import OWN, Found, evaluate
 from alarm_runs.kit import Run, judge, train
 from alarm_runs.tables import Row, collapsing_rows, counted, healthy_rows, markdown
 
@@ -103,7 +103,7 @@ def main() -> int:
         found = [evaluate(run, logs) for run in runs]
     if arguments.events:
         for each in found:
-            for event in each.events["own"]:
+            for event in each.events[OWN]:
                 print(f"{each.run.name} {event.step} {event.layer}: {event.message}")
     tables = tables_of(found)
     for title, head, rows in tables:

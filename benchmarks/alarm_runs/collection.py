@@ -2,6 +2,7 @@
 
 from alarm_runs import (
     adversarial,
+    hard,
     others,
     plateaus,
     published,
@@ -18,4 +19,5 @@ RUNS = (
     *others.RUNS,
     *plateaus.RUNS,
     *adversarial.RUNS,
+    *hard.RUNS,
 )

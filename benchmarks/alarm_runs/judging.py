@@ -11,6 +11,11 @@ from alarm_runs.kit import Run, Verdict, judge
 from svdhooks.alarms import AlarmEvent, Reading, Watcher, readings, resolve_alarms
 
 PRESETS = ("auto", "supervised", "ssl", "lm")
+OWN = "own"
+"""The preset that a user would choose for the run."""
+NO_LOSS = "own, no loss"
+SPARSE = {"own, every 2nd record": 2, "own, every 4th record": 4}
+CHOICES = (OWN, NO_LOSS, *SPARSE, *PRESETS)
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,7 @@ class Found:
         run: Which run.
         verdict: What the truth says.
         records: Steps of the records.
-        events: Choice -> events. ``"own"``: the preset of the run; ``"no loss"``: that
-            preset without the loss; the others: presets.
+        events: Choice of `CHOICES` -> events.
     """
 
     run: Run
@@ -61,8 +65,10 @@ def evaluate(run: Run, logs: Path) -> Found:
     several = list(readings(log))
     silent = [replace(r, run={}) for r in several]
     events = {preset: observed(preset, several) for preset in PRESETS}
-    events["own"] = events[run.preset]
-    events["no loss"] = observed(run.preset, silent)
+    events[OWN] = events[run.preset]
+    events[NO_LOSS] = observed(run.preset, silent)
+    for name, stride in SPARSE.items():
+        events[name] = observed(run.preset, several[::stride])
     return Found(run, judge(run, folder), tuple(log.steps.tolist()), events)
 
 

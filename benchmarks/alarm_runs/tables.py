@@ -3,9 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from alarm_runs.judging import PRESETS, Found
-
-CHOICES = ("own", "no loss", *PRESETS)
+from alarm_runs.judging import CHOICES, OWN, Found
 
 Row = tuple[str, ...]
 
@@ -26,8 +24,8 @@ def healthy_rows(found: Sequence[Found]) -> list[Row]:
             f.run.name,
             f.run.what,
             f.run.preset,
-            spoken(f.alarms("own")),
-            spoken([e for e in f.events["own"] if e.severity == "info"]),
+            spoken(f.alarms(OWN)),
+            spoken([e for e in f.events[OWN] if e.severity == "info"]),
             _false_elsewhere(f),
         )
         for f in found
@@ -47,13 +45,13 @@ def collapsing_rows(found: Sequence[Found]) -> list[Row]:
     for f in found:
         if f.verdict.healthy:
             continue
-        lag = f.lag("own")
+        lag = f.lag(OWN)
         rows.append((
             f.run.name,
             f.run.what,
             f.run.preset,
             "never well" if f.verdict.since == 0 else str(f.verdict.since),
-            spoken(f.alarms("own")),
+            spoken(f.alarms(OWN)),
             "" if lag is None else f"{lag:+d}",
             _missed_elsewhere(f),
         ))
