@@ -5,6 +5,7 @@ names an architecture that is known, or its layout gives it away (GPT-2).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from svdhooks.layers.parts import Part, by_head, consecutive, equal
@@ -84,6 +85,12 @@ def _each_head(config: Config, out: int) -> list[Part]:
     return by_head(heads, 1, out // (3 * heads))
 
 
+def _codegen(_config: Config, out: int) -> list[Part]:
+    """Four blocks, each of a query, a value and a key."""
+    query, second, third = by_head(4, 1, out // 12)
+    return [query, replace(third, suffix="k"), replace(second, suffix="v")]
+
+
 def _falcon(config: Config, out: int) -> list[Part]:
     heads, _ = _heads(config)
     if not heads:
@@ -115,6 +122,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Layout], ...] = (
     ),
     ("query_key_value", ("falcon",), _falcon),
     ("qkv_proj", ("phi3", "phi4_multimodal"), _grouped),
+    ("qkv_proj", ("codegen",), _codegen),
     ("Wqkv", ("mpt", "modernbert"), _qkv),
     ("Wqkv", ("dbrx",), _grouped),
     ("gate_up_proj", ("phi3", "phi4_multimodal", "glm", "glm4", "dia"), _gate_up),

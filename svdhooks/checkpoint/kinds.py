@@ -42,21 +42,23 @@ class Group:
     Attributes:
         owner: Name of the module; empty for the model itself.
         leaves: Name in the module -> tensor.
-        first_convolution: Whether no convolution came before.
+        first: Whether no layer came before.
+        channels: Outputs of the convolution before; 0: there is none.
         turned: Whether weights of modules of this name are stored as in × out.
         config: Of the model.
     """
 
     owner: str
     leaves: Mapping[str, Stored]
-    first_convolution: bool = True
+    first: bool = True
+    channels: int = 0
     turned: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def attribute(self) -> str:
         """Last part of the name."""
-        return self.owner.rpartition(".")[2]
+        return attribute_of(self.owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +141,33 @@ def _convolution(group: Group, weight: Stored, bias: Stored | None) -> Kind:
         module = kind(first, second, size, bias=has_bias, device="meta")
         note = "" if by_bias else "taken for a transposed convolution by its name"
         return Kind(module, note=note)
-    groups, note = 1, ""
-    if second == 1 and first > 1 and math.prod(kernel) > 1:
-        if group.first_convolution:
-            note = "one input channel: taken for an image of one, not for depthwise"
-        else:
-            groups = first
-            note = "one input channel for each kernel: taken for depthwise"
+    groups, note = _groups(group, first, second, math.prod(kernel))
     module = _CONVS[len(weight.shape)](
         second * groups, first, size, groups=groups, bias=has_bias, device="meta"
     )
     return Kind(module, note=note)
+
+
+def _groups(group: Group, out: int, in_: int, positions: int) -> tuple[int, str]:
+    """How many groups a convolution has, which its weight does not tell."""
+    if positions == 1 or out == 1:
+        return 1, ""
+    if in_ == 1 and group.first:
+        return 1, "one input channel: taken for a picture of one, not for depthwise"
+    if in_ == 1:
+        return out, "one input channel for each kernel: taken for depthwise"
+    before = group.channels
+    if in_ < before and before % in_ == 0 and out % (before // in_) == 0:
+        return 1, (
+            "maybe of several groups, which the file does not tell: measured as one "
+            "flattened kernel"
+        )
+    return 1, ""
+
+
+def attribute_of(owner: str) -> str:
+    """Last part of a module's name; of one that peft has wrapped the one before."""
+    return owner.removesuffix(".base_layer").rpartition(".")[2]
 
 
 def _attention(group: Group) -> Kind:

@@ -8,13 +8,13 @@ rules below, and said in the layer's row.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from svdhooks.checkpoint.fused import fused_parts
-from svdhooks.checkpoint.kinds import NO_MATRIX, Group, Kind, kind_of
+from svdhooks.checkpoint.kinds import NO_MATRIX, Group, Kind, attribute_of, kind_of
 from svdhooks.checkpoint.sources import Desk, from_file, joined, unreadable
 from svdhooks.checkpoint.stored import Stored, Tensors
 from svdhooks.layers import Layer, Skipped
@@ -100,7 +100,10 @@ class _Survey:
         self._desk = desk
         self._found = found
         self._turned = _turned_names(tensors)
-        self._seen_convolution = False
+        self._channels = 0
+        self._mixtures = {
+            name.partition(".experts.")[0] for name in tensors if ".experts." in name
+        }
 
     def take(self, owner: str, group: Mapping[str, Stored]) -> None:
         """Find the layers of one module, and list what else it holds."""
@@ -117,8 +120,9 @@ class _Survey:
         site = Group(
             owner,
             {**leaves, **out},
-            first_convolution=not self._seen_convolution,
-            turned=owner.rpartition(".")[2] in self._turned,
+            first=not self._found.layers,
+            channels=self._channels,
+            turned=attribute_of(owner) in self._turned,
             config=self._config,
         )
         kind = kind_of(site)
@@ -127,7 +131,8 @@ class _Survey:
             used = self._from_module(site, kind.module, kind.turned, kind.note)
         elif kind.layers is not None:
             used = self._take(site, kind.layers(self._desk), kind.note)
-        self._seen_convolution |= isinstance(kind.module, _CONVOLUTIONS)
+        if isinstance(kind.module, _CONVOLUTIONS):
+            self._channels = kind.module.out_channels
         self._found.claimed |= used
         for leaf, tensor in leaves.items():
             if joined(owner, leaf) not in used:
@@ -142,7 +147,9 @@ class _Survey:
         layers = rule(Site(name, module)) if rule else []
         layers = from_file(layers, site.owner, self._tensors, self._desk, turned)
         if isinstance(module, nn.Linear):
-            attribute = name.rpartition(".")[2]
+            attribute = attribute_of(name)
+            if attribute in _ROUTERS and name.rpartition(".")[0] in self._mixtures:
+                layers = [replace(layers[0], kind="router")]
             parts, why = fused_parts(attribute, layers[0].shape, turned, self._config)
             layers, note = split(layers[0], parts), note or why
         return self._take(site, layers, note)
@@ -200,9 +207,10 @@ def _turned_names(tensors: Tensors) -> set[str]:
         if leaf != "weight" or bias is None or len(weight.shape) != 2:
             continue
         if bias.shape == weight.shape[1:] and bias.shape != weight.shape[:1]:
-            found.add(owner.rpartition(".")[2])
+            found.add(attribute_of(owner))
     return found
 
 
+_ROUTERS = ("gate", "router")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KEYS = re.compile(r"num_batches_tracked|position_ids|.*running_(mean|var)")

@@ -107,7 +107,7 @@ def _refusal(path: Path, error: Exception) -> ValueError:
             "have to be executed to be read; nothing was. Save the weights alone, where "
             "the model is: torch.save(model.state_dict(), path)."
         )
-    first = text.strip().partition("\n")[0]
+    first = re.split(r"\n|\. ", text.strip())[0]
     return ValueError(
         f"{path} could not be read as a file of torch.save "
         f"({type(error).__name__}: {first}). Expected a whole .pt, .pth, .ckpt or .bin "

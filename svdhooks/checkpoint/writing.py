@@ -29,7 +29,7 @@ from svdhooks.sinks.tensorboard import TensorBoardSink
 UNCHANGED = "unchanged"
 """Marks a record of a weight that has every byte of the checkpoint before."""
 
-_AT_ONCE = 256 * 2**20
+_AT_ONCE = 2**30
 """Bytes of vectors that wait for being written."""
 
 
@@ -86,11 +86,11 @@ class LogWriter:
         """
         begun = time.perf_counter()
         self._describe(step, contents)
-        records = self._measure(step, contents, progress)
+        records, waiting = self._measure(step, contents, progress)
         values = {"checkpoint_seconds": time.perf_counter() - begun}
         if "epoch" in contents.checkpoint.facts:
             values["epoch"] = float(contents.checkpoint.facts["epoch"])
-        self.sink.write([run_record(step, values)])
+        self.sink.write([*waiting, run_record(step, values)])
         return records
 
     def close(self) -> None:
@@ -134,7 +134,8 @@ class LogWriter:
 
     def _measure(
         self, step: int, contents: Contents, progress: Progress | None
-    ) -> list[Record]:
+    ) -> tuple[list[Record], list[Record]]:
+        """All spectra, and what is still to be written."""
         spectra, vectors = self.quantities
         found: list[Record] = []
         waiting: list[Record] = []
@@ -148,8 +149,7 @@ class LogWriter:
             if size > _AT_ONCE:
                 self.sink.write(waiting)
                 waiting, size = [], 0
-        self.sink.write(waiting)
-        return found
+        return found, waiting
 
     def _spectrum(self, quantity: WeightSpectrum, layer: Layer, step: int) -> Record:
         """Measure a layer, unless it is what it was."""
