@@ -16,7 +16,7 @@ try:
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
     from matplotlib.colorbar import Colorbar
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
@@ -42,6 +42,7 @@ __all__ = [
     "Line2D",
     "LineCollection",
     "LinearSegmentedColormap",
+    "LogNorm",
     "Normalize",
     "Rectangle",
     "colour_bar",
