@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.alarms.signals import LossLevel, LossState
+from svdhooks.alarms.loss import LossLevel, LossState
 from svdhooks.alarms.spaces import outputs_of
 from svdhooks.analysis.reporting.meanings import meaning_of
 from svdhooks.analysis.reporting.measures import maximum_of
@@ -29,7 +29,7 @@ _LOW = 1 / 16
 """Below this share of what is possible healthy embeddings were not seen; classifiers are
 held against half of what their answer needs, outputs − 1, if that is less."""
 
-_MEDIAN, _NOISES = 5, 3.0
+_MEDIAN = 5
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,11 @@ class Loss:
     def falls(self) -> bool:
         """Whether it fell, by more than its noise, and stayed low."""
         bad = self.state in {"worse", "diverged"}
-        return self.judged and not bad and self.start - self.now > _NOISES * self.noise
+        return (
+            self.judged
+            and not bad
+            and self.start - self.now > LossLevel.GAIN * self.noise
+        )
 
 
 def falls(
