@@ -221,7 +221,8 @@ def position(state: Any, since: int | None = None) -> dict[str, float | int]:
         # the same one twice would look like a loss that stands still
         logged = (entry for entry in reversed(state.log_history) if "loss" in entry)
         latest: Mapping[str, Any] = next(logged, {})
-        if latest.get("step", -1) > since:
+        # the trainer logs a step after its records are made
+        if latest.get("step", -1) >= since:
             found["loss"] = float(latest["loss"])
     return found
 

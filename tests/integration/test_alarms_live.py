@@ -290,3 +290,77 @@ def test_an_unknown_value_of_alarms_is_refused(tmp_path: Path) -> None:
     watching, _ = monitor(tmp_path, monitor="alarms/healthy", alarms="auto")
     with pytest.raises(ValueError, match="healthy_steps"):
         trainer(watching).fit(Fitted(), loader())
+
+
+# --- others ------------------------------------------------------------------------
+
+
+def test_the_trainer_of_hugging_face_stops_and_tells_its_loss(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from transformers import TrainerCallback
+
+    from tests.hugging import Texts, Trainer, arguments, callback, llama, padded
+
+    class Break(TrainerCallback):
+        def on_step_begin(
+            self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+        ) -> None:
+            if state.global_step == 4:
+                with torch.no_grad():
+                    model.lm_head.weight[0, 0] = float("inf")
+
+    memory = svdhooks.MemorySink()
+    stopping = Alarms("auto", stop=True)
+    watching = callback(memory, alarms=stopping, every_n_steps=1, on_error="warn")
+    options = arguments(tmp_path, logging_strategy="steps", logging_steps=2)
+    trainer = Trainer(
+        llama(),
+        options,
+        train_dataset=Texts(),
+        data_collator=padded,
+        callbacks=[Break(), watching],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecordingWarning)
+        trainer.train()
+    assert memory.alarms()[0]["step"] == trainer.state.global_step == 5
+    steps, losses = memory.run_series("loss")
+    logged = {x["step"]: x["loss"] for x in trainer.state.log_history if "loss" in x}
+    # each is told once, at the record after it
+    assert steps.tolist() == [step + 1 for step in logged]
+    assert losses.tolist() == pytest.approx(list(logged.values()))
+    told = svdhooks.RunLog(tmp_path).settings["hparams"]
+    assert told["learning_rate"] == options.learning_rate
+
+
+def test_weights_and_biases_is_alerted() -> None:
+    class Run:
+        """As a run of Weights & Biases; its package is not needed."""
+
+        def __init__(self) -> None:
+            self.alerts: list[dict[str, str]] = []
+            self.step = 0
+
+        def log(self, values: Any, commit: bool | None = None) -> None:
+            self.step += bool(commit)
+
+        def define_metric(self, name: str, step_metric: str | None = None) -> None:
+            """Accepted."""
+
+        def alert(self, title: str, text: str) -> None:
+            self.alerts.append({"title": title, "text": text})
+
+    Run.__module__ = "wandb.sdk"
+    run, model = Run(), network()
+    alarms = Alarms("auto")
+    sink = svdhooks.LoggerSink(run, images=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecordingWarning)
+        with svdhooks.watch(
+            model, None, every=1, probe=X, alarms=alarms, sinks=[sink]
+        ) as recorder:
+            with torch.no_grad():
+                model[0].weight.fill_(float("nan"))
+            recorder.step()
+    assert run.alerts
+    assert run.alerts[0]["title"] == "svdhooks: non_finite"

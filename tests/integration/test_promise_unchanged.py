@@ -90,6 +90,7 @@ def test_training_is_bit_identical_with_and_without_the_recorder(probe, tmp_path
             every=2,
             probe=probe,
             max_overhead=None,
+            alarms="ssl",
             sinks=[memory],
             on_error="raise",
         )
