@@ -1,11 +1,12 @@
 """Options of rules, checked when a rule is made."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from svdhooks.alarms.signals import Patience
 
 
+@runtime_checkable
 class _HasFactors(Protocol):
     @property
     def factor(self) -> float: ...
