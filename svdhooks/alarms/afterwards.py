@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ _OTHER = re.compile(r"val|eval|test|dev|best|grad|scale|regular|aux", re.IGNOREC
 _LOSS = re.compile(r"(^|[/_.\s-])loss($|[/_.\s-])", re.IGNORECASE)
 
 
+@runtime_checkable
 class Log(Protocol):
     """What is needed of a `RunLog`; a `MemorySink` has it, too."""
 

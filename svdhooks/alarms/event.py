@@ -93,6 +93,7 @@ class AlarmEvent:
         return f"{head} (since step {self.since})\n\n{escaped(self.message)}"
 
 
+@runtime_checkable
 class Observing(Protocol):
     """A rule at work in one run.
 
