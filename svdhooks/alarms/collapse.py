@@ -1,39 +1,20 @@
 """The rule that names the package: representations that lost their rank."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from svdhooks.alarms.checks import check_number, check_rule
-from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.event import AlarmEvent, Severity
+from svdhooks.alarms.gauges import MEASURES, Gauge, gauges
+from svdhooks.alarms.grouping import Heading, Reporter, Sign
 from svdhooks.alarms.loss import GETS_WORSE, LOSS_WORDS, LossLevel
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
-from svdhooks.alarms.spaces import outputs_of, possible
+from svdhooks.alarms.spaces import outputs_of
 from svdhooks.alarms.tokens import RANK, TokenCollapse, same
 from svdhooks.alarms.units import DEAD, DeadUnits, is_dead, off
 
-RANKS = {
-    "output": "output_effective_rank",
-    "input": "input_effective_rank",
-    "weight": "weight_stable_rank",
-}
-"""Point -> its headline measure of rank."""
-SPREADS = {
-    "output_spread": ("output_total_variance", "output_mean_norm"),
-    "input_spread": ("input_total_variance", "input_mean_norm"),
-}
-"""How far samples differ at a point -> variance and norm of the mean."""
-
-_WORDS = {
-    "output": "The effective rank of what leaves layer {}",
-    "input": "The effective rank of what enters layer {}",
-    "weight": "The stable rank of the weight of layer {}",
-    "output_spread": "The share of what leaves layer {} that differs between samples",
-    "input_spread": "The share of what enters layer {} that differs between samples",
-}
 _HARM = (
     "Compare the spectra of this layer before and after. Look at the learning rate, at "
     "weight decay, at dead units, and at what changed in data or schedule at that step."
@@ -105,13 +86,7 @@ class Collapse:
     @property
     def measures(self) -> frozenset[str]:
         """Those that it reads."""
-        spreads = (name for pair in SPREADS.values() for name in pair)
-        return frozenset({
-            *RANKS.values(),
-            *spreads,
-            *DeadUnits().measures,
-            *TokenCollapse().measures,
-        })
+        return MEASURES | DeadUnits().measures | TokenCollapse().measures
 
     def begin(self) -> "CollapseState":
         """Start to observe one run.
@@ -132,7 +107,7 @@ class CollapseState:
     def __init__(self, rule: Collapse) -> None:
         self._rule = rule
         self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
-        self._points: dict[tuple[str, str], _Point] = {}
+        self._gauges: dict[str, tuple[Gauge, ...]] = {}
         self._dead: dict[str, Level] = {}
         self._loss = LossLevel()
         self._needed = math.nan
@@ -147,139 +122,64 @@ class CollapseState:
         self._loss.observe(reading.loss)
         if math.isnan(self._needed) and reading.rows:
             self._needed = (outputs_of(reading.rows) - 1) / 2
-        signs: list[Sign] = []
+        suspects: list[tuple[str, Gauge]] = []
+        step, limited, known = reading.step, reading.limited, self._reporter.known_keys
         for layer, values in reading.values.items():
+            several = self._gauges.get(layer)
+            if several is None:
+                several = self._meet(layer, reading)
             if (share := values.get(DEAD)) is not None:
-                self._level_of_dead(layer).observe(reading.step, share)
-            for point, value in _gauged(values):
-                sign = self._sign((layer, point), reading, value)
-                if sign is not None:
-                    signs.append(sign)
-        advice = _ALONE if self._rule.alone else _HARM
-        return self._reporter.report(reading.step, signs, advice)
+                self._dead[layer].observe(reading.step, share)
+            for gauge in several:
+                # the largest threshold first: this runs for every layer at every record
+                value = gauge.read(values)
+                if value is None or (limited and (layer, gauge.point) in limited):
+                    continue
+                now = gauge.level.observe(step, value)
+                if now < gauge.bound or (known and (layer, gauge.words) in known):
+                    suspects.append((layer, gauge))
+        signs = [self._sign(layer, gauge, reading) for layer, gauge in suspects]
+        return self._reporter.report(reading.step, signs, self._advice)
 
-    def _level_of_dead(self, layer: str) -> Level:
-        level = self._dead.get(layer)
-        if level is None:
-            level = self._dead[layer] = Level()
-        return level
+    @property
+    def _advice(self) -> str:
+        return _ALONE if self._rule.alone else _HARM
 
-    def _sign(
-        self, key: tuple[str, str], reading: Reading, value: float
-    ) -> Sign | None:
-        layer, kind = key
-        if reading.limited and (layer, kind.partition("_")[0]) in reading.limited:
-            return None
-        point = self._points.get(key)
-        if point is None:
-            row = reading.rows.get(layer, {})
-            point = _Point.of(kind, row, self._rule, self._needed)
-            self._points[key] = point
-        level = point.level
-        now = level.observe(reading.step, value)
-        fell = now < point.fall * level.highest
-        low = now < point.low
-        if not (fell or low or self._reporter.known(key)):
-            return None
-        harm = self._harm(layer, reading)
-        on = self._holds(point, now, fell, harm)
-        over = now > 1.5 * min(max(point.low, point.floor), 0.5 * level.highest)
+    def _meet(self, layer: str, reading: Reading) -> tuple[Gauge, ...]:
+        """Find what is to be read of a layer that is new."""
+        self._dead[layer] = Level()
+        row = reading.rows.get(layer, {})
+        self._gauges[layer] = gauges(row, self._rule, self._needed)
+        return self._gauges[layer]
+
+    def _sign(self, layer: str, gauge: Gauge, reading: Reading) -> Sign:
+        level, harm = gauge.level, self._harm(layer, reading)
         return Sign(
-            key,
-            on,
-            over,
-            level.highest / max(now, 1e-6) if fell else 0.0,
-            _told(key, level, point.most, harm),
-            {"now": now, "highest": level.highest, "most": point.most},
+            (layer, gauge.words),
+            on=self._holds(gauge, harm),
+            over=level.now > 1.5 * gauge.bound,
+            weight=level.highest / max(level.now, 1e-6) if gauge.fell else 0.0,
+            words=partial(gauge.told, layer, harm),
+            evidence={"now": level.now, "highest": level.highest, "most": gauge.most},
         )
 
-    def _holds(self, point: "_Point", now: float, fell: bool, harm: str) -> bool:
+    def _holds(self, gauge: Gauge, harm: str) -> bool:
         """Whether the signs of a layer agree."""
-        if fell and now < point.floor and self._loss.state in GETS_WORSE:
+        now, fell = gauge.level.now, gauge.fell
+        if fell and now < gauge.floor and self._loss.state in GETS_WORSE:
             return True
-        if now >= point.low or (point.must_fall and not fell):
+        if now >= gauge.low or (gauge.must_fall and not fell):
             return False
-        return harm != "" or (self._rule.alone and fell and not point.weight)
+        return harm != "" or (self._rule.alone and fell and gauge.point != "weight")
 
     def _harm(self, layer: str, reading: Reading) -> str:
         """Another sign that something is wrong, in words; empty if there is none."""
         if self._loss.state:
             return LOSS_WORDS[self._loss.state]
-        values, level = reading.values[layer], self._dead.get(layer)
-        dead = level is not None and is_dead(level.now, level.lowest, *_HALF_DIED)
-        if level and dead and off(level.now, reading.rows.get(layer, {}), values):
+        values, level = reading.values[layer], self._dead[layer]
+        dead = is_dead(level.now, level.lowest, *_HALF_DIED)
+        if dead and off(level.now, reading.rows.get(layer, {}), values):
             return f"{level.now:.0%} of the units before it are dead"
         if RANK in values and same(values, TokenCollapse()):
             return "the tokens of a sequence are the same"
         return LOSS_WORDS["stuck"] if self._loss.stalled else ""
-
-
-@dataclass(slots=True)
-class _Point:
-    """One gauge of one layer, with the thresholds that hold for it.
-
-    Attributes:
-        level: Its values.
-        most: The largest that it can be.
-        fall: The share of its highest below which it fell.
-        floor: Below is too low, if it fell and the loss gets worse.
-        low: Below is too low, if another sign agrees.
-        must_fall: Whether what was low from the start does not count.
-        weight: Whether it is a weight's.
-    """
-
-    level: Level
-    most: float
-    fall: float
-    floor: float
-    low: float
-    must_fall: bool = False
-    weight: bool = False
-
-    @classmethod
-    def of(
-        cls, kind: str, row: Mapping[str, Any], rule: Collapse, needed: float
-    ) -> "_Point":
-        """Find the thresholds of a point."""
-        if kind in SPREADS:
-            return cls(Level(), 1.0, 0.1, rule.spread, rule.spread, must_fall=True)
-        most = possible(row, kind)
-        if kind == "weight":
-            low = _ONE_DIRECTION if _SMALL <= most < math.inf else 0.0
-            return cls(Level(), most, rule.fall, low, low, must_fall=True, weight=True)
-        # without a layer table (a damaged log) only a constant is known to be too low
-        floor = rule.floor * most if math.isfinite(most) else 0.0
-        low = floor if math.isnan(needed) else min(floor, needed)
-        return cls(Level(), most, rule.fall, floor, max(low, _CONSTANT))
-
-
-_ONE_DIRECTION = 1.5
-_SMALL = 8
-"""Weights of a smaller side have stable ranks near 1 for no reason."""
-_CONSTANT = 0.5
-"""Ranks are 1 or more, but for a constant, whose rank is 0: always too low."""
-
-
-def _gauged(values: Mapping[str, float]) -> list[tuple[str, float]]:
-    """What is judged of a layer."""
-    get = values.get
-    found = [(p, v) for p, name in RANKS.items() if (v := get(name)) is not None]
-    for kind, (variance, mean) in SPREADS.items():
-        spread, size = get(variance), get(mean)
-        if spread is not None and size is not None:
-            total = spread + size * size
-            found.append((kind, spread / total if total > 0 else 0.0))
-    return found
-
-
-def _told(key: tuple[str, str], level: Level, most: float, harm: str) -> str:
-    """A sign in words."""
-    layer, kind = key
-    words = _WORDS[kind].format(named(layer))
-    of = f" of at most {number(most)}" if math.isfinite(most) and most > 1 else ""
-    if level.now < 0.95 * level.highest:
-        words += f" fell from {number(level.highest)} (step {level.highest_step}) to "
-    else:
-        words += " is "
-    words += f"{number(level.now)}{of}"
-    return f"{words}, and {harm}" if harm else words

@@ -105,9 +105,12 @@ class CompressionState:
         enough = now >= max(_FLOOR * width if math.isfinite(width) else 0.0, _ONE)
         on = fell and enough and self._loss.improved
         over = now > 1.5 * self._rule.fall * level.highest or bool(self._loss.state)
-        words = (
-            f"{WORDS[measure].format(named(layer))} fell from {number(level.highest)} "
-            f"(step {level.highest_step}) to {number(now)}"
-        )
+
+        def words() -> str:
+            return (
+                f"{WORDS[measure].format(named(layer))} fell from "
+                f"{number(level.highest)} (step {level.highest_step}) to {number(now)}"
+            )
+
         evidence = {"now": now, "highest": level.highest}
         return Sign(key, on, over, level.highest / max(now, 1e-3), words, evidence)

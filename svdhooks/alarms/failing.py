@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from svdhooks.alarms.checks import check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
@@ -72,9 +73,9 @@ class NonFiniteState:
         bad = {key for key, status in reading.failed.items() if _NON_FINITE in status}
         place = {layer: i for i, layer in enumerate(reading.rows)}
         for key in sorted(bad, key=lambda k: (place.get(k[0], len(place)), k)):
-            words = f"{_what(*key)} holds NaN or Inf"
+            words = partial("{} holds NaN or Inf".format, _what(*key))
             yield Sign(key, True, False, float(key[1] == "weight"), words)
-        for layer, point in self._reporter.known_keys:
+        for layer, point in tuple(self._reporter.known_keys):
             if (
                 layer
                 and (layer, point) not in bad
@@ -84,7 +85,7 @@ class NonFiniteState:
         if reading.loss is not None:
             bad_loss = not math.isfinite(reading.loss)
             on = bad_loss and self._was_bad
-            yield Sign(_LOSS, on, not bad_loss, 0.0, "The loss is NaN or Inf")
+            yield Sign(_LOSS, on, not bad_loss, 0.0, lambda: "The loss is NaN or Inf")
             self._was_bad = bad_loss
 
     @staticmethod
@@ -177,5 +178,7 @@ class AllZeroState:
         if key not in self._alive:
             return None
         what = "weight" if key[1] == "weight" else "output"
-        words = f"The {what} of layer {named(key[0])} became exactly zero"
+        words = partial(
+            "The {} of layer {} became exactly zero".format, what, named(key[0])
+        )
         return Sign(key, True, False, float(what == "weight"), words)

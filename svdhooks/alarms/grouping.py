@@ -1,6 +1,6 @@
 """Many layers, one event."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from svdhooks.alarms.event import AlarmEvent, Severity, named
@@ -16,7 +16,7 @@ class Sign:
         on: Whether the sign is there.
         over: Whether it is clearly gone.
         weight: How bad it is; the layer with the largest is named first.
-        words: What is wrong there, for the message.
+        words: Says what is wrong there, for the message; called for the worst layer alone.
         evidence: The numbers.
     """
 
@@ -24,7 +24,7 @@ class Sign:
     on: bool
     over: bool
     weight: float = 0.0
-    words: str = ""
+    words: Callable[[], str] = str
     evidence: Mapping[str, float] | None = None
 
 
@@ -55,7 +55,7 @@ class Reporter:
         return tuple(self._events) if self._latches.holding else ()
 
     @property
-    def known_keys(self) -> tuple[Key, ...]:
+    def known_keys(self) -> Collection[Key]:
         """All that ever had a sign."""
         return self._latches.known_keys
 
@@ -93,7 +93,7 @@ class Reporter:
             layer=worst.key[0],
             alarm=self._heading.alarm,
             severity=self._heading.severity,
-            message=f"{worst.words}, since step {since}.{also} {advice}".strip(),
+            message=f"{worst.words()}, since step {since}.{also} {advice}".strip(),
             since=since,
             evidence={**(worst.evidence or {}), "layers": float(len(layers))},
         )

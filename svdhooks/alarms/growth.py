@@ -157,15 +157,17 @@ class GrowthState:
         grown = now / low
         bad = self._loss.state if self._loss.state in GETS_WORSE else ""
         on = grown > (self._rule.factor if bad else self._rule.alone)
-        words = self._growing.words.format(
-            name=named(layer),
-            by=number(grown),
-            low=number(low),
-            at=level.lowest_step,
-            now=number(now),
-        )
-        if bad:
-            words += f", and {LOSS_WORDS[bad]}"
+
+        def words() -> str:
+            told = self._growing.words.format(
+                name=named(layer),
+                by=number(grown),
+                low=number(low),
+                at=level.lowest_step,
+                now=number(now),
+            )
+            return f"{told}, and {LOSS_WORDS[bad]}" if bad else told
+
         evidence = {"now": now, "lowest": low, "grown": grown}
         over = grown < 0.5 * self._rule.factor
         return Sign(key, on, over, math.log(grown), words, evidence)

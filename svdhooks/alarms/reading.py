@@ -1,7 +1,8 @@
 """One record of a run, as rules see it: the same live and from a log."""
 
+import functools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,23 +59,24 @@ class Reading:
         Returns:
             What rules see.
         """
-        found: dict[tuple[str, str], float] = {}
+        wanted = None if measures is None else frozenset(measures)
+        found = _Found()
         failed: dict[Key, str] = {}
         limited: set[Key] = set()
         run: dict[str, float] = {}
         for record in records:
-            if not record.layer:
+            layer = record.layer
+            if not layer:
                 if record.quantity == "run":
                     run |= {k: _finite(v) for k, v in record.measures.items()}
                 continue
             point = record.point or record.quantity
             if not record.ok:
-                failed[record.layer, point] = record.status
-            if not LIMITING.isdisjoint(record.marks):
-                limited.add((record.layer, point))
-            for name, value in _chosen(record, point, measures):
-                found[record.layer, name] = value
-        values = in_order(_rounded(found), rows)
+                failed[layer, point] = record.status
+            if record.marks and not LIMITING.isdisjoint(record.marks):
+                limited.add((layer, point))
+            found.add(record, point, wanted)
+        values = in_order(found.rounded(), rows)
         return cls(step, values, failed, frozenset(limited), run, rows)
 
     @property
@@ -104,27 +106,47 @@ def in_order(
     return known | {layer: values[layer] for layer in sorted(set(values) - set(known))}
 
 
-def _chosen(
-    record: Record, point: str, measures: Collection[str] | None
-) -> Iterator[tuple[str, float]]:
-    """The scalar fields of a record that are wanted, with their names."""
-    for field_name, value in record.values.items():
-        name = f"{point}_{field_name}"
-        if (measures is None or name in measures) and np.ndim(value) == 0:
-            yield name, float(value)
+@functools.lru_cache(maxsize=256)
+def _fields(point: str, measures: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """The fields of a point that are wanted, and how their measures are called."""
+    start = f"{point}_"
+    return tuple((m.removeprefix(start), m) for m in measures if m.startswith(start))
 
 
-def _rounded(found: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
-    """By layer, as float32; without what is NaN."""
-    with np.errstate(
-        over="ignore"
-    ):  # too large for float32 is infinite in the log, too
-        values = np.array(list(found.values()), dtype=np.float32).tolist()
-    layers: dict[str, dict[str, float]] = {}
-    for (layer, name), value in zip(found, values, strict=True):
-        if value == value:  # NaN is not
-            layers.setdefault(layer, {})[name] = value
-    return layers
+class _Found:
+    """Values of many records, rounded at once."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, dict[str, float]] = {}
+        self._places: list[tuple[dict[str, float], str]] = []
+        self._values: list[float] = []
+
+    def add(self, record: Record, point: str, measures: frozenset[str] | None) -> None:
+        """Take in the scalar fields of a record that are wanted."""
+        values = record.values
+        if measures is None:
+            pairs: Iterable[tuple[str, str]] = ((k, f"{point}_{k}") for k in values)
+        else:
+            pairs = _fields(point, measures)
+        layer = self._layers.get(record.layer)
+        if layer is None:
+            layer = self._layers[record.layer] = {}
+        for field_name, name in pairs:
+            value = values.get(field_name)
+            if value is not None and value.ndim == 0:
+                self._places.append((layer, name))
+                self._values.append(value.item())
+
+    def rounded(self) -> dict[str, dict[str, float]]:
+        """By layer, as float32; without what is NaN."""
+        with np.errstate(over="ignore"):  # too large is infinite in the log, too
+            values = np.array(self._values, dtype=np.float32).tolist()
+        for (layer, name), value in zip(self._places, values, strict=True):
+            if value == value:  # NaN is not
+                layer[name] = value
+            else:
+                layer.pop(name, None)  # of an earlier record of the same
+        return {name: layer for name, layer in self._layers.items() if layer}
 
 
 def _finite(value: float) -> float:

@@ -1,6 +1,7 @@
 """What rules are made of: levels, and signs that must last."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 WARM_UP = 3
@@ -173,9 +174,9 @@ class Latches:
         return key in self._latches
 
     @property
-    def known_keys(self) -> tuple[Key, ...]:
+    def known_keys(self) -> Collection[Key]:
         """All that ever had the sign."""
-        return tuple(self._latches)
+        return self._latches.keys()
 
     @property
     def holding(self) -> list[Key]:

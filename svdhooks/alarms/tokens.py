@@ -92,10 +92,14 @@ class TokenCollapseState:
         needed = self._rule.share_with_loss if self._loss.state else self._rule.share
         on = collapsed >= 2 and share >= needed
         first, rank, _ = measured[len(measured) - max(collapsed, 1)]
-        words = (
-            f"From layer {named(first)} to the last, {collapsed} of {len(measured)} layers, "
-            f"all tokens of a sequence are the same (effective rank {number(rank)} there)"
-        )
+
+        def words() -> str:
+            return (
+                f"From layer {named(first)} to the last, {collapsed} of {len(measured)} "
+                "layers, all tokens of a sequence are the same (effective rank "
+                f"{number(rank)} there)"
+            )
+
         sign = Sign(
             ("", "tokens"),
             on,

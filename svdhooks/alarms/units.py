@@ -94,10 +94,14 @@ class DeadUnitsState:
             now, reading.rows.get(layer, {}), values
         )
         over = now < self._rule.share - 0.5 * self._rule.rise
-        words = (
-            f"{now:.0%} of the units before layer {named(layer)} are off on every sample "
-            f"(at the least it was {level.lowest:.0%}, at step {level.lowest_step})"
-        )
+
+        def words() -> str:
+            found = f"{now:.0%} of the units before layer {named(layer)} are dead: off "
+            if level.lowest >= self._rule.share:
+                return f"{found}on every sample"
+            least = f"{level.lowest:.0%} at step {level.lowest_step}"
+            return f"{found}on every sample; it was {least}"
+
         return Sign(key, on, over, now, words, {"now": now, "lowest": level.lowest})
 
 
