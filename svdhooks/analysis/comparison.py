@@ -106,13 +106,17 @@ class Comparison:
             width: Characters of a line.
 
         Returns:
-            Lines without markup. Names are shown as they are, but for line breaks.
+            Lines without markup, in which names cannot move a terminal's cursor.
         """
         return comparison_text.text(self, width)
 
     def headline(self) -> str:
-        """What was found, in a sentence or two."""
+        """What was found, in some sentences."""
         return comparison_text.headline(self)
+
+    def sentences(self) -> list[str]:
+        """The same, one text for each group but the reference."""
+        return comparison_text.sentences(self)
 
     def __str__(self) -> str:
         return self.text()
@@ -171,9 +175,12 @@ def compare(
     another. A difference counts if it is beyond what seeds make: by Welch's t, of the
     mean over the last quarter of the records and of the mean over all of them, each run
     being one number; corrected for both and for all layers, measures and groups (Holm).
-    So the chance that anything is called different which is not is at most 5 %. Ranks
-    and other positive values are compared as ratios. With one run in each group no
-    spread is known, and nothing is called different.
+    So the chance that anything at all is called different between groups that are alike
+    is at most 5 % (simulated: 1 to 3 %). Groups of equal mean of which one spreads five
+    times as widely are told apart in 8 % (3 and 3 runs) to 25 % (3 and 5). Three seeds
+    find half of the differences of six spreads among 20 layers, five seeds most of three.
+    Ranks and other positive values are compared as ratios. With one run in each group
+    no spread is known, and nothing is called different.
 
     Args:
         runs: A directory that holds runs; what ``svdhooks.runs`` returns; a list of
