@@ -22,7 +22,7 @@ from log_write import step_records
 from svdhooks.eventfile.writer import event_files
 
 PROGRAM = """
-import resource, sys, time
+import sys, time
 from svdhooks.cli import app
 begin = time.process_time()
 if sys.argv[1] == "open":
@@ -32,7 +32,9 @@ if sys.argv[1] == "open":
 else:
     app(sys.argv[1:], standalone_mode=False)
 spent = time.process_time() - begin
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+# not ru_maxrss, which begins with what the parent had when it forked
+fields = dict(l.split(":", 1) for l in open("/proc/self/status"))
+peak = int(fields["VmHWM"].split()[0]) / 1e3
 sys.stderr.write(f"\\nTOOK {spent} {peak}")
 """
 

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ _HERE = "\0"
 """Stands for the names in front of a line until they are put in."""
 
 
+@runtime_checkable
 class Table(Protocol):
     """A table to which blocks are added."""
 

@@ -24,9 +24,10 @@ from svdhooks.cli.columns import (
     title_of,
     trend,
 )
+from svdhooks.cli.telling import guarded, open_runs
 from svdhooks.display.bounds import BOUND, SKETCHED, bounded_steps, sign_of
 from svdhooks.record import OK
-from svdhooks.runlog import RunLog, runs
+from svdhooks.runlog import RunLog
 
 _BORDER = 2
 _NAME_WIDTH = 24
@@ -53,20 +54,11 @@ def summary(
         Exit status.
     """
     console = console or Console(emoji=False)  # ":smile:" may be a layer's name
-    try:
-        found = runs(logdir)
-    except (OSError, ValueError) as error:
-        Console(stderr=True).print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
-        return 1
-    if not found:
-        Console(stderr=True).print(
-            f"[red]No svdhooks log below {escape(str(logdir))}.[/red] Expected a run "
-            "directory that holds a 'svdhooks' directory with event files, as "
-            "svdhooks.watch(model, log_dir) or the Lightning callback writes it.",
-            soft_wrap=True,
-        )
-        return 1
-    for log in found.values():
+    return guarded(lambda: _summary(logdir, layers, metrics, console))
+
+
+def _summary(logdir: Path, layers: str, metrics: str | None, console: Console) -> int:
+    for log in open_runs([logdir]).values():
         _print_run(log, layers, metrics, console)
     return 0
 

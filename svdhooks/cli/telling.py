@@ -97,16 +97,18 @@ def open_runs(logdirs: Sequence[Path]) -> dict[str, RunLog]:
     found: list[RunLog] = []
     for logdir in logdirs:
         if not logdir.exists():
-            raise FileNotFoundError(f"There is no directory {logdir}.{_near(logdir)}")
+            raise FileNotFoundError(
+                f"{logdir} is no directory: nothing has that name.{_near(logdir)}"
+            )
         if not logdir.is_dir():
             raise NotADirectoryError(
-                f"{logdir} is a file; give the directory that holds the run: "
+                f"{logdir} is no directory but a file; give the one that holds it: "
                 f"{logdir.parent}."
             )
         there = runs(logdir)
         if not there:
             raise FileNotFoundError(
-                f"No svdhooks log at or below {logdir}. Expected a run directory with a "
+                f"No svdhooks log below {logdir}. Expected a run directory with a "
                 "directory 'svdhooks' of event files, as svdhooks.watch(model, log_dir) "
                 "or a callback writes it."
             )
