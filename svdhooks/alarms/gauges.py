@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from svdhooks.alarms.event import named
 from svdhooks.alarms.grouping import number
@@ -41,6 +41,7 @@ _CONSTANT = 0.5
 _SPREAD_FALL = 0.1
 
 
+@runtime_checkable
 class Thresholds(Protocol):
     """The options of `Collapse` that are needed here."""
 
