@@ -46,7 +46,7 @@ _SHARED = _RANKS | {
     "total_variance": "Sum of the variances: a collapse to one point reads 0",
     "largest_eigenvalue": "Variance along the strongest direction",
     "mean_norm": "Length of the mean: far larger than the spread where samples hardly differ",
-    "count": "Number of samples",
+    "count": "Number of samples behind this",
     "rank_limit": "No rank can exceed this: the features, or one less than the samples",
     "dead_fraction": "Share of the units that are never positive on these samples",
     "always_on_fraction": "Share of the units that are positive on all these samples",
@@ -87,6 +87,7 @@ _OWN: Mapping[str, Mapping[str, str]] = {
         "input_null_share": "Share of the input's variance that the weight throws away: compare with the share that chance gives",
         "input_null_dimension": "Input directions that the weight throws away",
         "nonlinearity_removed_share": "Share of the variance that the nonlinearity behind the layer removes; a ReLU removes 66 % of a centred Gaussian's",
+        "count": "Number of samples behind this",
         "negative_fraction": "Share of the pre-activations below 0",
         "information": "What the output keeps under noise, in nats: an upper bound, to be compared at the same noise",
         "information_slope": "Directions of the output that stand out of the noise",
@@ -121,7 +122,7 @@ _OWN: Mapping[str, Mapping[str, str]] = {
     "tokens": {
         "residual": "What tells the tokens of one sequence apart, as a share: 0 where they became equal",
         "length": "Tokens in a sequence (mean)",
-        "count": "Number of sequences",
+        "count": "Number of sequences behind this",
         "effective_rank": "Directions in use within one sequence: 1 where its tokens became equal",
         "stable_rank": "Directions in use within one sequence, counted by the strongest: 1 where its tokens became equal",
     },
@@ -136,7 +137,7 @@ _OWN: Mapping[str, Mapping[str, str]] = {
         "idle_experts": "Experts that get no token of the reference batch",
         "largest_share": "Share of the tokens that the busiest expert gets",
         "effective_experts": "Experts in use, by the entropy of their shares",
-        "count": "Number of tokens",
+        "count": "Number of tokens behind this",
     },
 }
 

@@ -16,9 +16,9 @@ _LIMITING = frozenset({"sample_limited", "lower_bound"})
 class Room:
     """How many bytes a page may still take in; what stands in text counts too."""
 
-    left: float
+    left: int | float
 
-    def take(self, size: float) -> bool:
+    def take(self, size: int | float) -> bool:
         """Whether there is room for something; if so it is taken."""
         if size > self.left:
             return False

@@ -63,7 +63,8 @@ def report(
         raise ValueError(f"Found max_mb={max_mb!r}, expected {_LEAST:g} or more.")
     heading = _title(found) if title is None else title
     with written_whole(path) as part:
-        part.write_text(_page(found, heading, alarms, max_mb), encoding="utf-8")
+        page = _page(found, heading, alarms, float(max_mb))
+        part.write_text(page, encoding="utf-8")
     return path
 
 
