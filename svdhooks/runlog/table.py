@@ -295,7 +295,7 @@ class RunTable:
         return {}
 
 
-def _listed(text: str) -> list[dict[str, Any]]:
+def _listed(text: str | bytes) -> list[dict[str, Any]]:
     return found if isinstance(found := json.loads(text), list) else [found]
 
 
