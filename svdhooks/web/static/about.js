@@ -2,21 +2,30 @@
 
 import { createChart } from "./chart.js";
 import { card, element, fill } from "./dom.js";
-import { step, visible } from "./format.js";
+import { capital, shortened, step, visible } from "./format.js";
 import { facts, flattened, named, table } from "./tables.js";
+
+const KNOWN = {
+  overhead: ["Time spent on recording", "% of the training time", 100],
+  seconds: ["Time of each record", "seconds", 1],
+  parts_measured: ["Parts measured at each record", "parts", 1],
+};
+
+// what follows from the others
+const PLAIN = new Set(["elapsed", "spent", "parts_total"]);
 
 /** Measures of the whole run: overhead, time per record. data: a run */
 export function createRunMeasures(container, data) {
   const grid = element("div", { class: "cards" });
   fill(container, grid);
-  const views = (data.run_measures ?? []).filter((m) => m.steps.length > 1).map((m) => {
-    const share = /overhead|share/.test(m.name);
-    const frame = card(visible(m.title ?? m.name).slice(0, 90), {});
+  const views = (data.run_measures ?? []).filter((m) => m.steps.length > 1 && !PLAIN.has(m.name) && m.values.some((v) => v !== m.values[0])).map((m) => {
+    const [title, unit, factor] = KNOWN[m.name] ?? [capital(shortened(m.title ?? m.name, 80)), shortened(m.unit ?? "", 30), 1];
+    const frame = card(title, { call: m.call });
     grid.append(frame.root);
     const chart = createChart(frame.body, {
-      x: { label: "step" }, y: { label: share ? "% of the training time" : visible(m.unit ?? "").slice(0, 30), bottom: 0 },
-      series: [{ x: m.steps, y: share ? m.values.map((v) => 100 * v) : m.values, label: "", at: 0 }],
-    }, { label: visible(m.title ?? m.name).slice(0, 200), height: 170, values: false });
+      x: { label: "step" }, y: { label: unit, bottom: 0 },
+      series: [{ x: m.steps, y: m.values.map((v) => factor * v), label: "", at: 0 }],
+    }, { label: title, height: 170, values: false });
     return chart;
   });
   return { update() {}, resize: () => views.forEach((v) => v.resize()), destroy: () => { views.forEach((v) => v.destroy()); container.replaceChildren(); } };

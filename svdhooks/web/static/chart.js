@@ -13,7 +13,7 @@ const HEIGHT = 232;
 /**
  * Draw lines in `container`.
  *
- * data: { x: { label, log }, y: { label, log }, y2: { label } | null,
+ * data: { x: { label, log }, y: { label, log, depth (share of the top at which it ends), bottom }, y2: { label } | null,
  *   series: [{ label, x, y, colour | at (index of a colour), width, dash, right, faint, hidden, digits }],
  *   bands: [[upper series, lower series]], rules: [{ value, label }], mark: x | null }
  * options: { height, onpick(x), label (for readers of screens), values: false for no legend values }
@@ -40,18 +40,23 @@ export function createChart(container, data, options = {}) {
 
   function describe(series) {
     const dark = isDark();
-    const cells = series.map((s) => {
+    if (options.values === false) {
+      fill(legend, ...(shown.legend ?? []));
+      legend.hidden = !shown.legend;
+    } else fill(legend, ...keys(series, dark));
+    units.firstChild.textContent = shown.y.label ?? "";
+    units.lastChild.textContent = shown.y2?.label ?? "";
+    read(null);
+  }
+
+  function keys(series, dark) {
+    return series.map((s) => {
       if (s.hidden) return null;
       const value = element("b", {});
       s.value = value;
       const swatch = element("i", { class: s.dash ? "swatch dashed" : "swatch", style: { color: colour(s, dark) } });
-      return element("span", { class: "key" }, swatch, element("span", { title: s.title }, s.label), options.values === false ? null : value);
+      return element("span", { class: "key" }, swatch, element("span", { title: s.title }, s.label), value);
     });
-    fill(legend, ...cells);
-    legend.hidden = cells.filter(Boolean).length < 2 && options.values === false;
-    units.firstChild.textContent = shown.y.label ?? "";
-    units.lastChild.textContent = shown.y2?.label ?? "";
-    read(null);
   }
 
   function read(index) {
@@ -75,7 +80,7 @@ export function createChart(container, data, options = {}) {
       scales.y2 = scale(shown.y2, false);
     }
     return {
-      width: room, height: options.height ?? HEIGHT, padding: [8, shown.y2 ? 0 : 10, 0, 0], legend: { show: false }, scales, axes,
+      width: room, height: options.height ?? HEIGHT, padding: [8, shown.y2 ? 2 : 20, 0, 0], legend: { show: false }, scales, axes,
       series: [{}, ...series.map(lined)],
       bands: (shown.bands ?? []).map(([a, b]) => ({ series: [series.indexOf(a) + 1, series.indexOf(b) + 1], fill: () => `${colour(a, isDark())}2b` })),
       cursor: { points: { size: 6 }, drag: { x: true, y: false, setScale: true }, y: false },
@@ -133,7 +138,7 @@ function colour(s, dark) {
 
 function scale(axis, along) {
   const base = { time: false };
-  if (axis.log) return { ...base, distr: 3, range: (u, low, high) => (low > 0 ? widened(low, high, along) : [1, 10]) };
+  if (axis.log) return { ...base, distr: 3, range: (u, low, high) => (low > 0 ? widened(Math.max(low, high * (axis.depth ?? 0)), high, along) : [1, 10]) };
   return { ...base, range: (u, low, high) => (along ? [low, high > low ? high : low + 1] : padded(low, high, axis)) };
 }
 

@@ -3,22 +3,22 @@
 import { line } from "./colors.js";
 import { createChart } from "./chart.js";
 import { card, chooser, element, fill } from "./dom.js";
-import { number, shortened, step, visible } from "./format.js";
+import { capital, number, shortened, step, visible } from "./format.js";
 import { named, table } from "./tables.js";
 
 /** data: { comparison, runs, titles: Map(metric -> title) }; options: { onlayer(name) } */
 export function createComparison(container, data, options = {}) {
   const { comparison } = data;
   const grid = element("div", { class: "cards" });
-  const title = (metric) => shortened(data.titles?.get(metric) ?? metric, 44);
+  const title = (metric) => capital(shortened(data.titles?.get(metric) ?? metric, 44));
   const groups = comparison.groups ?? [];
   fill(container,
     element("div", { class: "layerhead" }, element("h2", {}, "Runs compared"),
       element("p", { dir: "auto" }, visible(comparison.headline ?? "").slice(0, 1200))),
     overview(groups, comparison),
-    comparison.rows?.length ? table(columns(comparison, title, options), sorted(comparison.rows), { limit: 12, caption: "Differences" }) : null,
+    comparison.rows?.length ? table(columns(comparison, title, options), sorted(comparison.rows), { limit: 6, caption: "Differences" }) : null,
     grid,
-    (comparison.notes ?? []).map((note) => element("p", { class: "note", dir: "auto" }, visible(note).slice(0, 1000))),
+    (comparison.notes ?? []).slice(0, 20).map((note) => element("p", { class: "note", dir: "auto" }, visible(note).slice(0, 1000))),
     absent(comparison));
   let views = [];
   let chosen = 0;
@@ -30,9 +30,9 @@ export function createComparison(container, data, options = {}) {
     const curve = comparison.curves?.[chosen];
     if (!curve) return;
     const list = comparison.curves.map((c, i) => [i, `${shortened(c.layer, 32)}: ${title(c.metric)}`]);
-    const frame = card("Groups over training", {
+    const frame = card(`${shortened(curve.layer, 40)}: ${title(curve.metric)}`, {
       wide: true, note: "Lines: mean over the runs of a group; bands: one spread over its runs.",
-      controls: chooser("Layer and measure", list, chosen, (i) => { chosen = Number(i); draw(); }),
+      controls: chooser("Show", list, chosen, (i) => { chosen = Number(i); draw(); }),
     });
     grid.append(frame.root);
     views.push(createChart(frame.body, bands(curve, groups, comparison.align, title), { label: "Groups of runs over training", height: 260 }));
@@ -64,7 +64,7 @@ function bands(curve, groups, align, title) {
 }
 
 function overview(groups, comparison) {
-  if (!groups.length) return null;
+  if (!groups.some((g) => g.runs.length > 1 || g.runs[0] !== g.name)) return null;
   return table([
     { label: "Group", cell: (g) => element("span", {}, named(g.name, 60), g.name === comparison.reference ? " (reference)" : "") },
     { label: "Runs", cell: (g) => element("span", {}, named(g.runs.map((r) => shortened(r, 30)).join(", "), 120)) },
@@ -74,6 +74,7 @@ function overview(groups, comparison) {
 function columns(comparison, title, options) {
   const layer = (row) => element("button", { type: "button", class: "link", onclick: () => options.onlayer?.(row.layer, row.metric) }, named(row.layer, 40));
   const range = (row) => (row.low === null || row.low === undefined ? "–" : `${change(row, row.low)} … ${change(row, row.high)}`);
+  const known = (key) => comparison.rows.some((r) => r[key] !== null && r[key] !== undefined);
   return [
     { label: "Layer", cell: layer },
     { label: "Measure", cell: (r) => named(title(r.metric), 44, "span") },
@@ -81,10 +82,10 @@ function columns(comparison, title, options) {
     { label: "Value", numeric: true, title: "Mean over the last quarter of the records", cell: (r) => number(r.value, 3) },
     { label: "Reference", numeric: true, cell: (r) => number(r.reference_value, 3) },
     { label: "Change", numeric: true, cell: (r) => change(r, r.change) },
-    { label: "95 % interval", numeric: true, cell: range },
-    { label: "Since", numeric: true, cell: (r) => (comparison.align === "step" ? step(r.since) : number(r.since, 3)) },
-    { label: "Differs", title: "Beyond what seeds make, corrected for all rows", cell: (r) => (r.differs === true ? "yes" : r.differs === false ? "no" : "spread unknown") },
-  ];
+    known("low") && { label: "95 % interval", numeric: true, cell: range },
+    known("since") && { label: "Since", numeric: true, cell: (r) => (comparison.align === "step" ? step(r.since) : number(r.since, 3)) },
+    known("differs") && { label: "Differs", title: "Beyond what seeds make, corrected for all rows", cell: (r) => (r.differs ? "yes" : r.differs === false ? "no" : "unknown") },
+  ].filter(Boolean);
 }
 
 function change(row, value) {

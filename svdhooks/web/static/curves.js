@@ -20,7 +20,7 @@ function lossOf(run) {
  * options: { onpick(step) }. With `others`, their curves are drawn beside (one measure only).
  */
 export function createCurves(container, data, options = {}) {
-  const frame = card(data.title, { note: data.note ?? meanings(data.measures), call: data.measures[0]?.call });
+  const frame = card(data.title, { note: data.note ?? meanings(data.measures), call: data.measures.map((m) => m.call), wide: data.others?.length > 1 });
   container.append(frame.root);
   let shown = data;
   const chart = createChart(frame.body, described(), { label: `${data.title} over steps`, onpick: options.onpick });
@@ -48,7 +48,7 @@ export function createCurves(container, data, options = {}) {
 /** The curve of one measure in several runs. */
 function overlaid({ run, others, layer, measures }) {
   return [run, ...others].map((r, i) => ({
-    ...r.curve(r.measure(measures[0].name), layer), label: shortened(r.name, 28), title: visible(r.name).slice(0, 500), at: i,
+    ...r.curve(r.measure(measures[0].name), layer), label: shortened(r.name, 28), title: visible(r.name).slice(0, 500), at: i, dash: i >= 7 ? [7, 3] : undefined,
   }));
 }
 
@@ -116,7 +116,8 @@ export function createLedger(container, data, options = {}) {
   const groups = [present.filter((f) => LEDGER[f][1] === "share"), present.filter((f) => LEDGER[f][1] !== "share")];
   const frame = card("Ledger: what V, S, U and the nonlinearity do", {
     note: "Vᵀ and U only turn. S drops what lies where its values are near zero, and the nonlinearity cuts the rest. Variances, not what matters for the task.",
-    call: data.entry.call });
+    call: data.entry.call, wide: groups.every((g) => g.length) });
+  frame.body.classList.toggle("beside", groups.every((g) => g.length));
   container.append(frame.root);
   const charts = groups.filter((g) => g.length).map((group) => {
     const holder = element("div");

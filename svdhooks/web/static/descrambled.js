@@ -11,7 +11,7 @@ export function createDescrambled(container, data) {
   const views = [["raw", "As trained"], ["descrambled", "Descrambled"]].filter(([k]) => data.entry[k]).map(([k, words]) => {
     const frame = card(`${shortened(data.entry.layer, 40)}: ${words.toLowerCase()}`, { call: data.entry.call });
     container.append(frame.root);
-    const map = createHeatmap(frame.body, cells(data.entry[k]), { label: words, height: () => 260, square: true, margin: 0.12, every: 44 });
+    const map = createHeatmap(frame.body, cells(data.entry[k]), { label: words, height: () => 260, square: true, numeric: true, margin: 0.12, every: 44 });
     return { update: () => map.update(cells(data.entry[k])), root: frame.root };
   });
   return { update() {}, resize: () => views.forEach((v) => v.update()), destroy: () => views.forEach((v) => v.root.remove()) };

@@ -48,8 +48,9 @@ export function switcher(label, choices, chosen, onchoice) {
   return group;
 }
 
-/** A call that recomputes a figure: shown on request, copied by a click. */
-export function recomputed(call) {
+/** The calls that recompute a figure: shown on request, copied by a click. */
+export function recomputed(calls) {
+  const call = [calls].flat().filter(Boolean).join("\n");
   if (!call) return null;
   const copy = element("button", { type: "button", class: "quiet", title: "Copy" }, "Copy");
   copy.addEventListener("click", async () => {

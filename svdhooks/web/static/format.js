@@ -14,7 +14,8 @@ export function number(value, digits = 3) {
   const sign = value < 0 ? MINUS : "";
   if (size >= 1e6 || size < 1e-3) {
     const [mantissa, exponent] = size.toExponential(digits - 1).split("e");
-    return `${sign}${trimmed(mantissa)}·${power(Number(exponent))}`;
+    const shown = trimmed(mantissa);
+    return sign + (shown === "1" ? "" : `${shown}·`) + power(Number(exponent));
   }
   if (size >= 100) return sign + grouped(size.toFixed(Math.max(0, digits - 3)));
   return sign + trimmed(size.toPrecision(digits));
@@ -71,6 +72,12 @@ export function shortened(text, room) {
   const end = Math.ceil((room - 1) * 0.6);
   const start = room - 1 - end;
   return `${characters.slice(0, start).join("")}…${characters.slice(characters.length - end).join("")}`;
+}
+
+/** With a capital first letter. */
+export function capital(text) {
+  const shown = visible(text);
+  return shown ? shown[0].toUpperCase() + shown.slice(1) : shown;
 }
 
 /** Text whose control and direction-changing characters can be seen. */

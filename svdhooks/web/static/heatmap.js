@@ -34,15 +34,19 @@ export function createHeatmap(container, data, options = {}) {
     const width = Math.floor(frame.clientWidth);
     if (width < 40 || !shown.rows || !shown.columns) return;
     place = layout(shown, width, options, canvas.getContext("2d"));
-    for (const c of [canvas, over]) sizeCanvas(c, width, place.height);
+    sizeCanvas(canvas, width, place.height);
     const ctx = canvas.getContext("2d");
-    paintCells(ctx, shown, place, inks());
+    // names first: Chromium does not print an image that is the first thing on a canvas
     paintAxes(ctx, shown, place, inks(), options);
+    paintCells(ctx, shown, place, inks());
     select();
   }
 
   function select() {
-    if (place) paintSelection(over.getContext("2d"), shown, place, inks(), hover);
+    if (!place) return;
+    // a new size empties it; clearRect would be a white sheet over the map in print
+    sizeCanvas(over, place.width, place.height);
+    paintSelection(over.getContext("2d"), shown, place, inks(), hover);
   }
 
   function cellAt(event) {
@@ -125,7 +129,7 @@ function layout(data, width, options, ctx) {
   const gap = starts.length && inner / data.rows >= 6 ? GAP : starts.length && inner / data.rows >= 2.5 ? 1 : 0;
   const row = options.square ? inner / data.rows : inner / data.rows;
   const tops = [];
-  let y = 1;
+  let y = row < 12 ? 7 : 1;
   for (let i = 0; i < data.rows; i++) {
     if (starts.includes(i)) y += gap;
     tops.push(y);
@@ -139,7 +143,7 @@ function margin(data, width, options, ctx) {
   ctx.font = "12px sans-serif";
   let widest = 0;
   for (let i = 0; i < data.rows; i++) widest = Math.max(widest, Math.min(600, ctx.measureText(String(data.rowLabel(i)).slice(0, 90)).width));
-  return Math.ceil(Math.max(34, Math.min(widest + 22, width * (options.margin ?? 0.28))));
+  return Math.ceil(Math.max(34, Math.min(widest + 22, width * (options.margin ?? (width < 480 ? 0.36 : 0.28)))));
 }
 
 function changes(groups) {

@@ -4,42 +4,34 @@ import { fitted, visible } from "./format.js";
 import { FONT } from "./theme.js";
 import { spaced } from "./ticks.js";
 
-/** The cells, as one image that the canvas scales; then what cannot be trusted is hatched. */
+/** The cells, pixel by pixel, on an empty canvas; then what cannot be trusted is hatched. */
 export function paintCells(ctx, data, place, ink) {
-  const image = imageOf(data, ink.missing);
-  ctx.clearRect(0, 0, place.width, place.height);
-  ctx.imageSmoothingEnabled = false;
-  const bounds = [0, ...place.starts, data.rows];
-  for (let g = 0; g + 1 < bounds.length; g++) {
-    const [from, to] = [bounds[g], bounds[g + 1]];
-    const height = place.tops[to - 1] + place.row - place.tops[from];
-    ctx.drawImage(image, 0, from, data.columns, to - from, place.left, place.tops[from], place.plot, height);
+  const pixel = window.devicePixelRatio || 1;
+  const image = ctx.createImageData(Math.max(1, Math.round(place.plot * pixel)), Math.max(1, Math.round(place.bottom * pixel)));
+  const pixels = new Uint32Array(image.data.buffer);
+  const colours = packedColours(data.lut);
+  const none = packedColours([1, 3, 5].map((i) => parseInt(ink.missing.substr(i, 2), 16)))[0];
+  const columns = Int32Array.from({ length: image.width }, (_, x) => Math.min(data.columns - 1, Math.floor((x / image.width) * data.columns)));
+  for (let i = 0; i < data.rows; i++) {
+    const top = Math.round(place.tops[i] * pixel);
+    const bottom = Math.max(top + 1, Math.round((place.tops[i] + place.row) * pixel));
+    const from = top * image.width;
+    for (let x = 0; x < image.width; x++) {
+      const share = data.shares[i * data.columns + columns[x]];
+      pixels[from + x] = Number.isNaN(share) ? none : colours[share <= 0 ? 0 : share >= 1 ? 255 : Math.round(share * 255)];
+    }
+    for (let y = top + 1; y < bottom && y < image.height; y++) pixels.copyWithin(y * image.width, from, from + image.width);
   }
+  ctx.putImageData(image, Math.round(place.left * pixel), 0);
   if (data.hatched) hatch(ctx, data, place);
   if (data.outline) outline(ctx, data, place);
 }
 
-function imageOf(data, missing) {
-  const { rows, columns, shares, lut } = data;
-  const canvas = document.createElement("canvas");
-  canvas.width = columns;
-  canvas.height = rows;
-  const ctx = canvas.getContext("2d");
-  const image = ctx.createImageData(columns, rows);
-  const none = [1, 3, 5].map((i) => parseInt(missing.substr(i, 2), 16));
-  for (let i = 0, p = 0; i < shares.length; i++, p += 4) {
-    const share = shares[i];
-    if (Number.isNaN(share)) image.data.set(none, p);
-    else {
-      const c = 3 * (share <= 0 ? 0 : share >= 1 ? 255 : Math.round(share * 255));
-      image.data[p] = lut[c];
-      image.data[p + 1] = lut[c + 1];
-      image.data[p + 2] = lut[c + 2];
-    }
-    image.data[p + 3] = 255;
-  }
-  ctx.putImageData(image, 0, 0);
-  return canvas;
+/** Colours as the four bytes of a pixel in memory. */
+function packedColours(lut) {
+  const bytes = new Uint8ClampedArray((lut.length / 3) * 4).fill(255);
+  for (let i = 0; i < lut.length; i++) bytes[Math.floor(i / 3) * 4 + (i % 3)] = lut[i];
+  return new Uint32Array(bytes.buffer);
 }
 
 /** Diagonal strokes, light and dark at once, so that they are seen on every colour. */
@@ -89,8 +81,8 @@ function outline(ctx, data, place) {
 
 /** Names of rows on the left, numbers of columns below. */
 export function paintAxes(ctx, data, place, ink, options) {
-  ctx.font = `12px ${FONT}`;
-  ctx.fillStyle = ink.ink;
+  ctx.font = `${options.numeric ? 11 : 12}px ${FONT}`;
+  ctx.fillStyle = options.numeric ? ink.muted : ink.ink;
   ctx.textBaseline = "middle";
   ctx.textAlign = "right";
   for (const [i, text] of rowLabels(data, place, options)) {
@@ -99,7 +91,7 @@ export function paintAxes(ctx, data, place, ink, options) {
   ctx.font = `11px ${FONT}`;
   ctx.fillStyle = ink.muted;
   ctx.textBaseline = "top";
-  for (const j of spaced(data.columns, place.plot, options.every ?? 64)) {
+  for (const j of spaced(data.columns, place.plot, options.every ?? 64, options.numeric && options.square)) {
     const x = place.left + ((j + 0.5) / data.columns) * place.plot;
     const text = data.columnLabel(j);
     const half = ctx.measureText(text).width / 2;
@@ -129,12 +121,11 @@ function rowLabels(data, place, options) {
     }
     return found;
   }
-  return spaced(data.rows, place.bottom, apart).map((i) => [middle(i, i), data.rowLabel(i)]);
+  return spaced(data.rows, place.bottom, apart, options.numeric).map((i) => [middle(i, i), data.rowLabel(i)]);
 }
 
-/** The chosen row and column, and the cell under the pointer. */
+/** The chosen row and column, and the cell under the pointer, on an empty canvas. */
 export function paintSelection(ctx, data, place, ink, hover) {
-  ctx.clearRect(0, 0, place.width, place.height);
   const wide = place.plot / data.columns;
   if (data.row >= 0 && data.row < data.rows) {
     const y = place.tops[data.row];

@@ -2,7 +2,7 @@
 
 import { createCurves, createLedger, createLocalRank } from "./curves.js";
 import { chooser, element, fill } from "./dom.js";
-import { shortened, visible } from "./format.js";
+import { capital, shortened, visible } from "./format.js";
 import { createSpectrum, createWaterfall } from "./spectra.js";
 import { createStepper } from "./stepper.js";
 import { named } from "./tables.js";
@@ -10,6 +10,12 @@ import { named } from "./tables.js";
 const FIRST = ["weight", "output", "input"];
 const WEIGHT = ["weight_stable_rank", "weight_effective_rank", "weight_numerical_rank"];
 const COVARIANCE = ["input_effective_rank", "output_effective_rank"];
+const RANKS = "Ranks of the weight";
+const IN_OUT = "Covariance in and out: effective rank";
+const EXPLAINED = {
+  [RANKS]: "Stable: falls when one direction takes over. Effective: weak directions count too. Numerical: exact loss, and nothing less.",
+  [IN_OUT]: "Directions in use among what enters the layer, and among what leaves it before the nonlinearity; weak ones count too.",
+};
 const SHORT = {
   weight_stable_rank: "stable rank", weight_effective_rank: "effective rank", weight_numerical_rank: "numerical rank",
   input_effective_rank: "what enters", output_effective_rank: "what leaves",
@@ -67,8 +73,8 @@ export function createLayerView(container, data, options = {}) {
       add(createSpectrum, of);
       if (point === "weight" && of.spectrum.steps.length > 2) add(createWaterfall, of, { onpick: options.onstep });
     }
-    ranks("Ranks of the weight", WEIGHT);
-    ranks("Covariance in and out: effective rank", COVARIANCE);
+    ranks(RANKS, WEIGHT);
+    ranks(IN_OUT, COVARIANCE);
     for (const kind of ["relative", "absolute"]) {
       const entry = run.local_rank?.[layer]?.[kind];
       if (entry?.steps.length) add(createLocalRank, { entry, kind, step: shown.step });
@@ -84,7 +90,7 @@ export function createLayerView(container, data, options = {}) {
     found.sort((a, b) => wanted.indexOf(a.name) - wanted.indexOf(b.name));
     if (!found.length) return;
     const limited = found.some((m) => run.limited(m, layer)) ? " Too few samples at some records: may read low." : "";
-    add(createCurves, { run, layer, step: shown.step, measures: found, title: name, note: (found.length > 1 ? explained(found) : visible(found[0].meaning ?? "")) + limited });
+    add(createCurves, { run, layer, step: shown.step, measures: found, title: name, note: (found.length > 1 ? EXPLAINED[name] : visible(found[0].meaning ?? "")) + limited });
   }
 
   /** The measure of the map, for this layer: over all runs, where there are several. */
@@ -95,7 +101,7 @@ export function createLayerView(container, data, options = {}) {
     const drawn = [...WEIGHT, ...COVARIANCE].includes(measure.name);
     const beside = (others ?? []).filter((r) => r.curve(r.measure(measure.name), layer).x.length);
     if (drawn && !beside.length) return;
-    add(createCurves, { run, layer, step: shown.step, measures: [measure], others: beside, title: shortened(measure.title, 70) });
+    add(createCurves, { run, layer, step: shown.step, measures: [measure], others: beside, title: capital(shortened(measure.title, 70)) });
   }
 
   function add(create, of, more = {}) {
@@ -120,14 +126,6 @@ export function createLayerView(container, data, options = {}) {
       root.remove();
     },
   };
-}
-
-function explained(measures) {
-  return measures.map((m) => `${m.short ?? m.title}: ${lower(visible(m.meaning ?? ""))}`).join(" ").slice(0, 420);
-}
-
-function lower(text) {
-  return text ? text[0].toLowerCase() + text.slice(1) : "";
 }
 
 /** All steps at which anything of this layer was recorded. */

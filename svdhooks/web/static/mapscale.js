@@ -5,8 +5,8 @@ import { number, percent } from "./format.js";
 
 export const SCALES = [
   ["absolute", "Absolute", "The values as they were measured"],
-  ["start", "Against the start", "Each layer's value over its first one"],
-  ["maximum", "Share of the maximum", "Each layer's value over the largest possible one"],
+  ["start", "Of the start", "Each layer's value over its first one"],
+  ["maximum", "Of the maximum", "Each layer's value over the largest possible one"],
 ];
 
 /**

@@ -34,6 +34,7 @@ function level(u, rule, ink, pixel) {
   ctx.setLineDash([5 * pixel, 4 * pixel]);
   stroke(ctx, bbox.left, at, bbox.left + bbox.width, at);
   ctx.setLineDash([]);
+  if (!rule.label) return;
   ctx.font = `${11 * pixel}px ${FONT}`;
   ctx.fillStyle = ink.muted;
   ctx.textAlign = rule.left ? "left" : "right";

@@ -36,7 +36,7 @@ export function createPairs(container, data, options = {}) {
     grid.append(frame.root);
     const cells = described(pair);
     frame.body.append(key(cells.top, pair));
-    const map = createHeatmap(frame.body, cells, { label: "Edges between singular vectors", height: () => 340, square: true, apart: 14, every: 40, margin: 0.14 });
+    const map = createHeatmap(frame.body, cells, { label: "Edges between singular vectors", height: () => 340, square: true, numeric: true, apart: 14, every: 40, margin: 0.14 });
     views.push({ resize: map.resize, destroy() { map.destroy(); frame.root.remove(); } });
   }
 

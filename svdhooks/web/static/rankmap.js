@@ -2,7 +2,7 @@
 
 import { gradient } from "./colors.js";
 import { card, chooser, element, fill, recomputed, switcher } from "./dom.js";
-import { number, shortened, step, visible } from "./format.js";
+import { capital, number, shortened, step, visible } from "./format.js";
 import { createHeatmap } from "./heatmap.js";
 import { strokes } from "./heatpaint.js";
 import { SCALES, scaled } from "./mapscale.js";
@@ -45,7 +45,7 @@ export function createRankMap(container, data, options = {}) {
   }
 
   function choices(measure) {
-    const list = shown.run.measures.map((m) => [m.name, shortened(m.title, 60), visible(m.meaning ?? "").slice(0, 300)]);
+    const list = shown.run.measures.map((m) => [m.name, capital(shortened(m.title, 60)), visible(m.meaning ?? "").slice(0, 300)]);
     const scales = SCALES.filter(([mode]) => mode !== "maximum" || measure.maximum);
     fill(controls, chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
       switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)));

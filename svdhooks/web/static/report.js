@@ -1,18 +1,13 @@
 // The report's page: every view of a run in its place, and what ties them together.
 
-import { createAbout, createRunMeasures } from "./about.js";
-import { createComparison } from "./comparison.js";
-import { createDescrambled } from "./descrambled.js";
 import { chooser, element, fill, switcher } from "./dom.js";
 import { shortened, visible } from "./format.js";
-import { createLayerView } from "./layerview.js";
-import { createPairs } from "./pairs.js";
 import { arraysOf, bytesOf, inflated, joined } from "./packed.js";
-import { createRankMap } from "./rankmap.js";
 import { Run } from "./run.js";
+import { SECTIONS } from "./sections.js";
 import { createState, parsed } from "./state.js";
 import { chooseTheme, onSystemTheme, setPrinting } from "./theme.js";
-import { createAlarms, createVerdict } from "./verdict.js";
+import { gravity } from "./verdict.js";
 
 /** Read the data that the page carries. */
 async function carried() {
@@ -32,7 +27,8 @@ function firstLayer(run) {
 
 function opening(runs) {
   const asked = parsed(location.hash);
-  const index = Math.max(0, Math.min(runs.length - 1, Number(asked.run) || 0));
+  const gravest = runs.reduce((worst, r, i) => (gravity(r) < gravity(runs[worst]) ? i : worst), 0);
+  const index = asked.run === undefined ? gravest : Math.max(0, Math.min(runs.length - 1, Number(asked.run) || 0));
   const run = runs[index];
   const measure = run.measure(asked.measure) ?? run.measures.find((m) => m.headline) ?? run.measures[0];
   return {
@@ -76,7 +72,7 @@ class Page {
     fill(this.root,
       element("header", { class: "top" },
         element("div", {}, element("p", { class: "mark" }, made.filter(Boolean).join(" · ")), element("h1", { dir: "auto", title: visible(this.tree.title).slice(0, 2000) }, shortened(this.tree.title, 90))), bar),
-      place("verdict"), place("alarms"), place("comparison"), place("map"), place("layer"), place("pairs"), place("descrambled"), place("cost"), place("about"),
+      place("overview"), place("verdict"), place("alarms"), place("map"), place("comparison"), place("layer"), place("pairs"), place("descrambled"), place("cost"), place("about"),
       element("footer", {}, element("p", { class: "note" }, "Every figure names the call that recomputes it, with log = svdhooks.RunLog(…). Arrow keys move through layers and steps, space plays.")));
   }
 
@@ -106,6 +102,11 @@ class Page {
     return { run: this.run, layer: view.layer, step: view.step, measure: view.measure, others };
   }
 
+  mapData() {
+    const { measure, scale, layer, step } = this.state.view;
+    return { run: this.run, measure, scale, layer, step };
+  }
+
   changed(keys) {
     const { view } = this.state;
     if (keys.has("theme")) {
@@ -118,7 +119,7 @@ class Page {
       view.measure = run.measure(view.measure) ? view.measure : run.measures[0]?.name;
       return this.openRun();
     }
-    if (keys.has("measure") || keys.has("scale")) this.views.map?.update({ run: this.run, ...pick(view) });
+    if (keys.has("measure") || keys.has("scale")) this.views.map?.update(this.mapData());
     else if (keys.has("layer") || keys.has("step")) this.views.map?.mark(view.layer, view.step);
     if (keys.has("layer") || keys.has("measure")) this.views.layer?.update(this.layerData());
     else if (keys.has("step")) this.views.layer?.mark(view.step);
@@ -136,72 +137,6 @@ class Page {
     this.places.layer.scrollIntoView({ behavior: "smooth", block: "start" });
   }
 }
-
-function pick({ measure, scale, layer, step }) {
-  return { measure, scale, layer, step };
-}
-
-/** Section -> what makes it, or nothing where the run has nothing for it. */
-const SECTIONS = {
-  verdict: (page, place) => createVerdict(place, page.run),
-  alarms: (page, place) => {
-    if (!page.run.alarms?.length) return null;
-    place.append(element("h2", {}, "Alarms"));
-    const body = element("div");
-    place.append(body);
-    return createAlarms(body, page.run, { onselect: (layer, step) => page.go(layer, step) });
-  },
-  comparison: (page, place) => {
-    if (!page.tree.comparison) return null;
-    const titles = new Map(page.runs.flatMap((r) => r.measures.map((m) => [m.name, m.title])));
-    const onlayer = (layer, measure) => {
-      if (!page.run.places.has(layer)) return;
-      page.state.set({ layer, measure: page.run.measure(measure) ? measure : page.state.view.measure });
-      page.places.layer.scrollIntoView({ behavior: "smooth" });
-    };
-    return createComparison(place, { comparison: page.tree.comparison, titles }, { onlayer });
-  },
-  map: (page, place) => {
-    if (!page.run.measures.length || !page.run.names.length) return null;
-    return createRankMap(place, { run: page.run, ...pick(page.state.view) }, {
-      onselect: (layer, step) => page.state.set({ layer, step }),
-      onmeasure: (measure) => page.state.set({ measure }),
-      onscale: (scale) => page.state.set({ scale }),
-    });
-  },
-  layer: (page, place) => {
-    if (!page.run.names.length) return null;
-    return createLayerView(place, page.layerData(), {
-      onstep: (step) => page.state.set({ step }), onlayer: (layer) => page.state.set({ layer }),
-    });
-  },
-  pairs: (page, place) => {
-    if (!page.run.pairs?.length) return null;
-    const { view } = page.state;
-    return createPairs(place, { run: page.run, pair: view.pair, step: view.step }, { onpair: (pair) => page.state.set({ pair }) });
-  },
-  descrambled: (page, place) => {
-    const entries = page.run.descrambled ?? [];
-    if (!entries.length) return null;
-    const grid = element("div", { class: "cards" });
-    place.append(element("h2", {}, "Descrambled weights"), grid);
-    const views = entries.map((entry) => createDescrambled(grid, { entry }));
-    return { resize: () => views.forEach((v) => v.resize()), destroy: () => views.forEach((v) => v.destroy()) };
-  },
-  cost: (page, place) => {
-    if (!page.run.run_measures?.some((m) => m.steps.length > 1)) return null;
-    place.append(element("h2", {}, "What the recording cost"));
-    const body = element("div");
-    place.append(body);
-    return createRunMeasures(body, page.run);
-  },
-  about: (page, place) => {
-    place.append(element("h2", {}, "About this run"));
-    const body = element("div", { class: "abouts" });
-    place.append(body);
-    return createAbout(body, page.run);
-  },
-};
 
 /** Arrow keys anywhere in the layer view; charts and maps have their own. */
 function onkey(page, event) {

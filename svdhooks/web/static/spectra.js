@@ -1,13 +1,16 @@
 // Spectra of a layer: at one step among others, and as they move over training.
 
-import { css, sequential } from "./colors.js";
+import { css, gradient, sequential } from "./colors.js";
 import { createChart } from "./chart.js";
-import { card, element } from "./dom.js";
+import { card, element, fill } from "./dom.js";
 import { number, power, step, tick } from "./format.js";
 import { createHeatmap } from "./heatmap.js";
 import { at } from "./run.js";
 
 const OTHERS = 7;
+
+// below this share of the largest value is rounding, in float32
+const DEPTH = 1e-5;
 
 export const POINTS = {
   weight: ["Singular values of the weight", "σ, singular value"],
@@ -34,15 +37,12 @@ export function createSpectrum(container, data) {
   const [title, unit] = POINTS[data.point] ?? [data.point, "value"];
   const frame = card(title, { call: data.spectrum.call, note: noted(data) });
   container.append(frame.root);
-  const when = element("span", { class: "when" });
-  frame.root.querySelector("header").append(when);
   let shown = data;
   const chart = createChart(frame.body, described(), { label: `${title}, on logarithmic axes`, values: false });
 
   function described() {
     const { spectrum } = shown;
     const now = at(spectrum.steps, shown.step ?? Infinity);
-    when.textContent = `step ${step(spectrum.steps[now])}`;
     const last = spectrum.steps.length - 1;
     const others = last > 0 ? spreadOver(last) : [];
     const series = others.map((t) => ({
@@ -50,8 +50,9 @@ export function createSpectrum(container, data) {
       colour: () => css(sequential(), 0.08 + (0.84 * t) / last),
     }));
     series.push({ ...record(spectrum, now), label: `step ${step(spectrum.steps[now])}`, width: 2.4, faint: true, colour: (dark) => (dark ? "#ffffff" : "#11161b") });
-    const rules = spectrum.edge ? [{ value: spectrum.edge[now], label: "random-matrix edge", left: true }] : [];
-    return { x: { label: "index (logarithmic)", log: true }, y: { label: unit, log: true }, series, rules, legend: ends(spectrum) };
+    const rules = spectrum.edge ? [{ value: spectrum.edge[now], label: "" }] : [];
+    const depth = shown.point === "input" || shown.point === "output" ? DEPTH ** 2 : DEPTH;
+    return { x: { label: "index (logarithmic)", log: true }, y: { label: unit, log: true, depth }, series, rules, legend: ends(spectrum, now) };
   }
 
   return {
@@ -62,9 +63,19 @@ export function createSpectrum(container, data) {
   };
 }
 
-function ends(spectrum) {
+/** The key: a thick line for now, and the colours of the steps behind it. */
+function ends(spectrum, now) {
   const last = spectrum.steps.length - 1;
-  return { from: `step ${step(spectrum.steps[0])}`, to: `step ${step(spectrum.steps[last])}`, lut: sequential() };
+  const current = element("span", { class: "key" }, element("i", { class: "swatch thick" }), `step ${step(spectrum.steps[now])}`);
+  const edge = spectrum.edge?.[now];
+  const noise = Number.isFinite(edge) ? [element("span", { class: "key" }, element("i", { class: "swatch dashed" }), "random-matrix edge", element("b", {}, number(edge)))] : [];
+  if (!last) return [current, ...noise];
+  return [current, ramp(`step ${step(spectrum.steps[0])}`, `step ${step(spectrum.steps[last])}`), ...noise];
+}
+
+/** A small bar of colours between two words. */
+function ramp(from, to) {
+  return element("span", { class: "key" }, from, element("i", { class: "ramp", style: { background: gradient(sequential()) } }), to);
 }
 
 function spreadOver(last) {
@@ -87,20 +98,22 @@ function noted({ spectrum, note }) {
  */
 export function createWaterfall(container, data, options = {}) {
   const [title] = POINTS[data.point] ?? [data.point];
-  const frame = card(`${title}, over training`, { call: null });
+  const frame = card(`${title}, over training`, { call: data.spectrum.call, note: "The largest value on top. A click goes to its step." });
   container.append(frame.root);
   let shown = data;
   let described = cells();
-  const key = element("p", { class: "note" });
-  frame.body.append(key);
+  const key = element("div", { class: "legend" });
+  const unit = element("div", { class: "units" }, element("span", {}, "index"));
+  frame.body.append(key, unit);
   const map = createHeatmap(frame.body, described, {
-    label: `${title}: index by step`, height: () => 214, apart: 15, every: 70, margin: 0.16,
+    label: `${title}: index by step`, height: () => 198, apart: 15, every: 70, margin: 0.16, numeric: true,
     onselect: (i, j) => options.onpick?.(shown.spectrum.steps[j]),
   });
   tell();
 
   function tell() {
-    key.textContent = `Dark to bright: ${tick10(described.low)} to ${tick10(described.high)}. First values on top; the scale of the index is that of the values kept.`;
+    const label = (POINTS[shown.point] ?? [])[1] ?? "value";
+    fill(key, element("span", { class: "key" }, label), ramp(tick10(described.low), `${tick10(described.high)} (logarithmic)`));
   }
 
   function cells() {

@@ -33,11 +33,17 @@ export function logTicks(low, high, count) {
   return linearTicks(low, high, Math.min(count, 4));
 }
 
-/** Of `count` places on `room` pixels, which to label so that labels are `apart` pixels apart. */
-export function spaced(count, room, apart) {
-  const stride = Math.max(1, Math.ceil((apart * count) / Math.max(1, room)));
-  const found = [];
-  for (let i = 0; i < count; i += stride) found.push(i);
+/**
+ * Of `count` places on `room` pixels, which to label so that labels are `apart` pixels apart.
+ * With `fromOne` the places are counted from 1, and round ones are labelled.
+ */
+export function spaced(count, room, apart, fromOne = false) {
+  const least = Math.max(1, Math.ceil((apart * count) / Math.max(1, room)));
+  const unit = 10 ** Math.floor(Math.log10(least));
+  const stride = [1, 2, 5, 10].find((m) => m * unit >= least) * unit;
+  const found = [0];
+  const shift = fromOne && stride > 1 ? 1 : 0;
+  for (let i = stride - shift; i < count; i += stride) found.push(i);
   return found;
 }
 

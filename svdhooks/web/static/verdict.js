@@ -1,7 +1,7 @@
 // The verdict, the facts of a run, and its alarms.
 
 import { element, fill } from "./dom.js";
-import { number, step, visible } from "./format.js";
+import { number, shortened, step, visible } from "./format.js";
 import { facts, named, table } from "./tables.js";
 
 export const LEVELS = {
@@ -13,6 +13,8 @@ export const LEVELS = {
   unknown: ["?", "No verdict"],
 };
 
+const SENTENCE = 500;
+
 /** A level as a sign and a word, never as a colour alone. */
 export function badge(level) {
   const known = Object.hasOwn(LEVELS, level) ? level : "unknown";
@@ -20,21 +22,41 @@ export function badge(level) {
   return element("span", { class: `badge ${known}` }, element("span", { "aria-hidden": "true" }, sign), ` ${word}`);
 }
 
-/** The verdict of a run in plain words, and its facts. data: a run. */
-export function createVerdict(container, data) {
+/** The verdict of a run in plain words, and its facts. data: a run; options: { several: name the run } */
+export function createVerdict(container, data, options = {}) {
   function update(run) {
     const told = run.verdict ?? {};
     const known = Object.hasOwn(LEVELS, told.level) ? told.level : "unknown";
-    const sentences = (told.sentences ?? []).map((s) => element("li", { dir: "auto" }, visible(s).slice(0, 4000)));
+    const sentences = (told.sentences ?? []).map((s) => element("li", { dir: "auto" }, shortened(s, SENTENCE)));
     fill(container,
       element("div", { class: `verdict ${known}` },
-        badge(told.level),
-        element("h2", { dir: "auto" }, visible(told.headline ?? "No verdict").slice(0, 600)),
+        badge(told.level), options.several ? element("span", { class: "of" }, " · ", named(run.name, 60)) : null,
+        element("h2", { dir: "auto" }, shortened(told.headline ?? "No verdict", 300)),
         sentences.length ? element("ul", {}, sentences) : null),
       run.facts?.length ? facts(run.facts) : null);
   }
   update(data);
   return { update, resize() {}, destroy: () => container.replaceChildren() };
+}
+
+const ORDER = ["alarm", "attention", "information", "info", "unknown", "healthy"];
+
+/** How grave a run's verdict is: the smaller the graver. */
+export function gravity(run) {
+  const place = ORDER.indexOf(run.verdict?.level);
+  return place < 0 ? ORDER.length : place;
+}
+
+/** The verdicts of several runs, one line each. data: { runs, run }; options: { onrun(index) } */
+export function createVerdicts(container, data, options = {}) {
+  const pick = (run) => element("button", { type: "button", class: "link", title: visible(run.path ?? run.name).slice(0, 500),
+    "aria-current": run === data.runs[data.run] ? "true" : null, onclick: () => options.onrun?.(data.runs.indexOf(run)) }, named(run.name, 40));
+  fill(container, table([
+    { label: "Verdict", cell: (run) => badge(run.verdict?.level) },
+    { label: "Run", cell: pick },
+    { label: "In short", long: true, cell: (run) => element("span", { dir: "auto" }, shortened(run.verdict?.headline ?? "", 240)) },
+  ], data.runs, { caption: "Verdicts of all runs", limit: 10, stack: true }));
+  return { update() {}, resize() {}, destroy: () => container.replaceChildren() };
 }
 
 /** The alarms of a run; a click goes to layer and step. options: onselect(layer, step) */
@@ -45,7 +67,7 @@ export function createAlarms(container, data, options = {}) {
       fill(container, element("p", { class: "note" }, "No alarm was raised."));
       return;
     }
-    fill(container, table(columns(run), alarms, { limit: 8, caption: "Alarms" }));
+    fill(container, table(columns(run), alarms, { limit: 8, caption: "Alarms", stack: true }));
   }
   const go = (run, event) => {
     if (!run.places.has(event.layer)) return named(event.layer || "the run", 44);
@@ -56,7 +78,7 @@ export function createAlarms(container, data, options = {}) {
     { label: "Level", cell: (e) => badge(e.severity) },
     { label: "Step", numeric: true, cell: (e) => step(e.step) },
     { label: "Layer", cell: (e) => go(run, e) },
-    { label: "What", cell: (e) => element("div", { class: "what" }, told(e), evidence(e)) },
+    { label: "What", long: true, cell: (e) => element("div", { class: "what" }, told(e), evidence(e)) },
     { label: "Raised", title: "Live: while it trained. Read afterwards: the same rules on the log", cell: (e) => named(e.source ?? "", 20, "span") },
   ];
   update(data);
