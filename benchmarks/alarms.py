@@ -21,9 +21,13 @@ from pathlib import Path
 import torch
 from _bench import show
 from alarm_runs.collection import RUNS
-from alarm_runs.judging import OWN, Found, evaluate
+from alarm_runs.cost import LAYERS, milliseconds, widened
+from alarm_runs.judging import OWN, PRESETS, Found, evaluate
 from alarm_runs.kit import Run, judge, train
 from alarm_runs.tables import Row, collapsing_rows, counted, healthy_rows, markdown
+
+import svdhooks
+from svdhooks.alarms import readings
 
 QUICK = (
     "mlp_adam", "overtrained", "vicreg", "not_a_number", "absurd_decay",
@@ -77,6 +81,14 @@ def tables_of(found: Sequence[Found]) -> list[tuple[str, Row, list[Row]]]:
     return tables
 
 
+def cost_rows(runs: Sequence[Run], logs: Path) -> list[Row]:
+    """What one record costs, of the first run whose layers have all quantities."""
+    run = next((r for r in runs if r.preset == "lm"), runs[0])
+    several = widened(list(readings(svdhooks.RunLog(run.folder(logs)))))
+    found = {preset: milliseconds(several, preset) for preset in PRESETS}
+    return [(p, f"{middle:.2f}", f"{most:.2f}") for p, (middle, most) in found.items()]
+
+
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,6 +113,7 @@ def main() -> int:
         good = train_all(runs, logs, arguments.jobs)
         warnings.simplefilter("ignore")
         found = [evaluate(run, logs) for run in runs]
+        cost = cost_rows(runs, logs)
     if arguments.events:
         for each in found:
             for event in each.events[OWN]:
@@ -108,6 +121,7 @@ def main() -> int:
     tables = tables_of(found)
     for title, head, rows in tables:
         show(title, rows, head)
+    show(f"CPU time of one record of {LAYERS} layers", cost, ("", "median, ms", "most"))
     if arguments.markdown:
         parts = [f"{t}\n\n{markdown(head, rows)}" for t, head, rows in tables]
         arguments.markdown.write_text("\n\n".join(parts) + "\n")

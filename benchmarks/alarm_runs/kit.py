@@ -163,6 +163,6 @@ def record(course: Course, folder: Path) -> None:
     ):
         writer.add_scalar(TRUTH, course.truth(), 0)
         for step, loss in enumerate(course.losses, start=1):
-            recorder.step(context={"loss": loss})
+            recorder.step(loss=loss)
             if step % course.every == 0:
                 writer.add_scalar(TRUTH, course.truth(), step)
