@@ -23,10 +23,8 @@ COLUMNS = {
 }
 _SINGLE, _DOUBLE = "%.9g", "%.17g"
 """Digits that give back every float32, and every float64."""
-_ROWS = 1 << 20
+_ROWS = 1 << 18
 """Of a row group of parquet, about."""
-_LINES = 1 << 16
-"""Lines of csv that are made at once, about."""
 _HERE = "\0"
 """Stands for the names in front of a line until they are put in."""
 
@@ -204,7 +202,7 @@ class ParquetTable:
         """Write what is waiting as one row group."""
         if self._waiting:
             whole = self._pa.concat_tables(self._waiting).unify_dictionaries()
-            self._writer.write_table(whole, row_group_size=max(self._rows, 1))
+            self._writer.write_table(whole, row_group_size=_ROWS)
         self._waiting, self._rows = [], 0
 
     def _named(self, names: Sequence[str], index: NDArray[Any]) -> Any:

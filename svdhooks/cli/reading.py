@@ -10,15 +10,12 @@ from svdhooks.cli.root import FAILED, FOUND, LOOK, app, lesson
 
 LogDir = Annotated[
     Path,
-    typer.Argument(
-        help="Directory of a run, or of several runs.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="LOGDIR", help="Directory of a run, or of several runs."),
 ]
 LogDirs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="LOGDIR...", help="Directories of runs, or of several runs each."
+        metavar="LOGDIR", help="Directories of runs, or of several runs each."
     ),
 ]
 Layers = Annotated[

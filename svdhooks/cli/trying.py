@@ -21,7 +21,12 @@ _DEMO = lesson(
 
 @app.command(help=_DEMO, rich_help_panel=TRY)
 def demo(
-    which: Annotated[Which, typer.Option("--which", help="Which one.")] = Which.SIMSIAM,
+    which: Annotated[
+        Which,
+        typer.Option(
+            "--which", metavar="NAME", help="simsiam, plasticity or attention."
+        ),
+    ] = Which.SIMSIAM,
     logdir: Annotated[
         Path | None,
         typer.Option(

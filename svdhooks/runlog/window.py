@@ -32,7 +32,7 @@ def measure_windows(
     Args:
         log: The run.
         metrics: Which will be asked for: of ``log.metrics`` or ``log.derived``.
-        values: How many of them a window holds, about; None: `VALUES`.
+        values: How many of them a window holds, about; None: some megabytes.
 
     Yields:
         Windows in the order of the steps. Their layers are those of the run, in its
@@ -40,7 +40,8 @@ def measure_windows(
     """
     whole = log._table
     derived = tuple(name for name in metrics if name not in whole.metrics)
-    count = max((values or VALUES) // max(len(whole.layers) * len(metrics), 1), 1)
+    # as float64, and which there are, and where each goes: some twenty bytes for each
+    count = max((values or VALUES // 4) // max(len(whole.layers) * len(metrics), 1), 1)
     ever = _Ever(log._store, whole, count * max(len(metrics), 1))
     for store in _windows(log._store, whole.steps, count):
         table = _Window(whole, store, ever)
@@ -80,7 +81,7 @@ def spectrum_windows(
         log: The run.
         layer: Its name.
         point: Which matrix.
-        values: How many a window holds, about; None: `VALUES`.
+        values: How many a window holds, about; None: some megabytes.
 
     Yields:
         Windows in the order of the steps; none if nothing was stored. One of which only

@@ -52,7 +52,8 @@ def _run(log_dir: Path, broken: bool = True, loss: bool = True) -> None:
 
 def _add_live(log_dir: Path, event: AlarmEvent) -> None:
     """An alarm that the training raised, in a file of its own."""
-    writer = EventFileWriter(log_dir / "svdhooks")
+    # a session that starts behind all records supersedes none
+    writer = EventFileWriter(log_dir / "svdhooks", start_step=STEPS.stop)
     told = json.dumps({k: v for k, v in event.as_dict().items() if k != "step"})
     writer.write(event.step, [text(schema.ALARM_TAG, told)])
     writer.close()
