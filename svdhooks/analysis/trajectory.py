@@ -91,13 +91,14 @@ def phases(
         logarithmic = log_spaced(at)
     positive = bool((read > 0).all())
     y = np.log(read) if positive else read
+    spread = noise(y)  # before the median, which hides most of it
     y = ndimage.median_filter(y, 3, mode="nearest")[chosen]
     x = np.log1p(at - at[0])[chosen] if logarithmic else at[chosen]
     x = (x - x[0]) / (x[-1] - x[0])
-    pieces = [(a, b, *line(x, y, a, b)) for a, b in cuts(x, y)]
+    pieces = [(a, b, *line(x, y, a, b)) for a, b in cuts(x, y, spread)]
     size = float(np.ptp(y))
     whole = _FLAT if positive else _FLAT * float(np.abs(y).max())
-    least = max(_FLAT * size, 3 * noise(y)) if size > whole else math.inf
+    least = max(_FLAT * size, 3 * spread) if size > whole else math.inf
     found: list[Phase] = []
     for a, b, first, last in pieces:
         change = last - first

@@ -28,7 +28,7 @@ def noise(y: Floats) -> float:
     return float(np.median(np.abs(np.diff(y, 2)))) / 0.6745 / math.sqrt(6)
 
 
-def cuts(x: Floats, y: Floats) -> Sequence[tuple[int, int]]:
+def cuts(x: Floats, y: Floats, spread: float) -> Sequence[tuple[int, int]]:
     """Where the pieces of the best piecewise linear curve begin and end.
 
     The squared error, plus three parameters for each piece at log T times the variance
@@ -38,12 +38,13 @@ def cuts(x: Floats, y: Floats) -> Sequence[tuple[int, int]]:
     Args:
         x: ``(T,)``, increasing, three points at least.
         y: ``(T,)``.
+        spread: The standard deviation of noise.
 
     Returns:
         First and last index of each; neighbours share a point.
     """
     count = len(x)
-    spread = max(noise(y), _LEAST_NOISE * float(np.ptp(y)), 1e-12)
+    spread = max(spread, _LEAST_NOISE * float(np.ptp(y)), 1e-12)
     penalty = _PARAMETERS * math.log(count) * spread**2
     sums = [np.concatenate([[0.0], np.cumsum(v)]) for v in (x, y, x * x, x * y, y * y)]
     best = np.full(count, math.inf)

@@ -1,7 +1,7 @@
 """The spectrum of one matrix over a run."""
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ _TRACES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _RESOLVED = 1e-8
 
 
+@runtime_checkable
 class HasSpectra(Protocol):
     """What is needed of a `svdhooks.RunLog`."""
 
