@@ -208,11 +208,12 @@ _EXPORT = lesson(
     "svdhooks export runs/exp1 -o exp1.npz --what all",
     more="csv, parquet: one row for each value. Columns of measures: run, step, layer, "
     "metric, value; of spectra: run, step, layer, point, index, value. With --what all "
-    "there are two files, PATH.measures.csv and PATH.spectra.csv.\n"
+    "two files are written: for ranks.csv ranks.measures.csv and ranks.spectra.csv.\n\n"
     "npz: steps, layers, measures/METRIC (steps × layers, NaN where not measured), "
     "spectra/LAYER/POINT/steps, /index and /values; of several runs below RUN/. "
-    "Characters other than letters, digits and _.-~ are written as in URLs.\n"
-    "Values are float32, as recorded. Any size of log is exported in little memory.",
+    "Characters other than letters, digits and _.-~ are written as in URLs.\n\n"
+    "Values are those of the log, float32 as a rule. However large the log, memory stays "
+    "below some hundred megabytes.",
 )
 
 
