@@ -27,7 +27,7 @@ def report(
     *,
     title: str | None = None,
     alarms: Choice = "auto",
-    max_mb: float = 12,
+    max_mb: int | float = 12,
 ) -> Path:
     """Write one page that says what runs were like; it opens without a network.
 

@@ -29,7 +29,7 @@ Tree = dict[str, Any]
 
 
 def page_data(
-    runs: Mapping[str, RunLog], title: str, alarms: Choice, size: float
+    runs: Mapping[str, RunLog], title: str, alarms: Choice, size: int | float
 ) -> PageData:
     """Gather everything that a page shows.
 
