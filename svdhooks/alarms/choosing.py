@@ -123,6 +123,11 @@ def _rules(choice: Any) -> tuple[Alarm, ...]:
             found.append(one)
         else:
             raise TypeError(_wrong(one))
+    if not found:
+        raise ValueError(
+            f"alarms={choice!r} has no rule. Give alarms=None for none, or the name of a "
+            f"preset: {', '.join(map(repr, PRESETS))}."
+        )
     unique = [rule for i, rule in enumerate(found) if rule not in found[:i]]
     names = [rule.name for rule in unique]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -87,7 +87,7 @@ class AlarmEvent:
         Returns:
             Two short paragraphs. Names and messages are escaped: they stay text.
         """
-        where = f" · {escaped(self.layer)}" if self.layer else ""
+        where = f" · {escaped(shortened(self.layer))}" if self.layer else ""
         kind = "Alarm" if self.severity == "alarm" else "Information"
         head = f"**{kind}: {escaped(self.alarm)}**{where} · step {self.step}"
         return f"{head} (since step {self.since})\n\n{escaped(self.message)}"
@@ -144,6 +144,9 @@ def escaped(text: str) -> str:
 def named(layer: str) -> str:
     """A layer's name in a message: quoted, on one line, and cut if it is very long."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in layer)
-    if len(line) > _LONG:
-        line = f"{line[: _LONG - 20]} … {line[-15:]}"
-    return f"'{line}'"
+    return f"'{shortened(line)}'"
+
+
+def shortened(name: str) -> str:
+    """A name that fits into a message: both ends of a very long one."""
+    return name if len(name) <= _LONG else f"{name[: _LONG - 20]} … {name[-15:]}"

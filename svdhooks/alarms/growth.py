@@ -1,6 +1,5 @@
 """Rules about what grows without end: gains of weights, bounds of attention logits."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -170,7 +169,7 @@ class GrowthState:
 
         evidence = {"now": now, "lowest": low, "grown": grown}
         over = grown < 0.5 * self._rule.factor
-        return Sign(key, on, over, math.log(grown), words, evidence)
+        return Sign(key, on, over, grown, words, evidence)
 
 
 _LARGEST = 3e38
