@@ -16,7 +16,7 @@ Path_ = str | os.PathLike[str]
 Runs = Path_ | Mapping[str, Any] | Sequence[Any]
 
 MISSING = "?"
-# of where a run is written, or what it is called: never a reason why runs differ
+# of where a run is written, or what it is called, if no two runs have the same
 _NAMES = re.compile(
     r"(^|[._/])(\w*(dir|path|name|version|id|time|date|device|devices))$"
 )
@@ -89,7 +89,7 @@ def group_runs(
     varying = _varying(hparams)
     notes: list[str] = []
     if by is None:
-        chosen = tuple(n for n in varying if not _is(n, seeds) and not _NAMES.search(n))
+        chosen = tuple(n for n in varying if not _is(n, seeds) and not _own(n, hparams))
         if not chosen:
             return _by_name(found, seeds, notes), (), notes
         notes.append(
@@ -224,7 +224,7 @@ def _within(
     seeds: str | None,
 ) -> list[str]:
     """What else differs between the runs of a group, and seeds that are there twice."""
-    notes = []
+    notes, shared = [], []
     mixed: dict[str, None] = {}
     for group in groups:
         own = {run: hparams[run] for run in group.runs}
@@ -232,11 +232,14 @@ def _within(
         names = {n for row in own.values() for n in row if _is(n, seeds)}
         told = [tuple(str(row.get(n)) for n in sorted(names)) for row in own.values()]
         if names and len(set(told)) < len(told):
-            notes.append(
-                f"Runs of {group.name!r} share a seed: they may be no independent "
-                "replicates."
-            )
-    mixed = {n: None for n in mixed if not _is(n, seeds) and not _NAMES.search(n)}
+            shared.append(group.name)
+    if shared:
+        notes.append(
+            f"Runs within {', '.join(map(repr, shared[:5]))}"
+            f"{' …' if len(shared) > 5 else ''} share a seed: they may be no independent "
+            "replicates."
+        )
+    mixed = {n: None for n in mixed if not _is(n, seeds) and not _own(n, hparams)}
     if mixed:
         notes.append(
             f"Runs of one group also differ in {', '.join(sorted(mixed))}: what that does "
@@ -248,6 +251,12 @@ def _within(
 def _is(name: str, seeds: str | None) -> bool:
     """Whether a hyper-parameter is the seed."""
     return seeds is not None and name.rpartition(".")[2].lower() == seeds.lower()
+
+
+def _own(name: str, hparams: Mapping[str, Mapping[str, Value]]) -> bool:
+    """Whether it only says what a run is called or where it is."""
+    values = {repr(own.get(name, MISSING)) for own in hparams.values()}
+    return len(values) == len(hparams) and _NAMES.search(name) is not None
 
 
 def _shortened(names: Sequence[str]) -> list[str]:

@@ -122,7 +122,7 @@ def compare(
         typer.Option(
             "--by",
             help="Hyper-parameters that tell groups of runs apart, with commas between.",
-            show_default="each run is a group",
+            show_default="those that differ, else names without seeds",
         ),
     ] = None,
     seeds: Annotated[

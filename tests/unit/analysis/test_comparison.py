@@ -172,7 +172,7 @@ def test_what_else_differs_within_a_group_is_told() -> None:
     }
     notes = " ".join(compare(runs, by="lr").notes)
     assert "Runs of one group also differ in wd" in notes
-    assert "Runs of 'lr=1' share a seed" in notes
+    assert "Runs within 'lr=1', 'lr=2' share a seed" in notes
 
 
 def test_a_log_directory_is_no_hyper_parameter() -> None:
@@ -184,6 +184,15 @@ def test_a_log_directory_is_no_hyper_parameter() -> None:
         for s in (0, 1)
     }
     assert [g.name for g in compare(runs).groups] == ["lr=1", "lr=2"]
+
+
+def test_the_name_of_an_optimiser_is_one() -> None:
+    runs = {
+        f"{name} {s}": Planted({"fc": FALLING}, hparams={"optim.name": name, "seed": s})
+        for name in ("sgd", "adam")
+        for s in (0, 1)
+    }
+    assert [g.name for g in compare(runs).groups] == ["name=adam", "name=sgd"]
 
 
 @pytest.mark.parametrize(
