@@ -30,6 +30,7 @@ SCRIPTS = {
     "vector_cost.py": ("--rounds 5", "--rounds 1 --tasks mlp"),
     "ranks.py": ("--records 15", "--records 3"),
     "worker.py": ("--seconds 5", "--seconds 1"),
+    "alarms.py": ("--jobs 2", "--jobs 1 --quick"),
 }
 
 

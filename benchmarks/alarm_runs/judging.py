@@ -8,14 +8,24 @@ import numpy as np
 
 import svdhooks
 from alarm_runs.kit import Run, Verdict, judge
-from svdhooks.alarms import AlarmEvent, Reading, Watcher, readings, resolve_alarms
+from alarm_runs.naive import Halved
+from svdhooks.alarms import (
+    Alarm,
+    AlarmEvent,
+    Reading,
+    Watcher,
+    readings,
+    resolve_alarms,
+)
 
 PRESETS = ("auto", "supervised", "ssl", "lm")
 OWN = "own"
 """The preset that a user would choose for the run."""
 NO_LOSS = "own, no loss"
 SPARSE = {"own, every 2nd record": 2, "own, every 4th record": 4}
-CHOICES = (OWN, NO_LOSS, *SPARSE, *PRESETS)
+NAIVE = "a rank halved"
+"""No rule of the package: the one that one would write first."""
+CHOICES = (OWN, NO_LOSS, *SPARSE, *PRESETS, NAIVE)
 
 
 @dataclass(frozen=True)
@@ -67,13 +77,14 @@ def evaluate(run: Run, logs: Path) -> Found:
     events = {preset: observed(preset, several) for preset in PRESETS}
     events[OWN] = events[run.preset]
     events[NO_LOSS] = observed(run.preset, silent)
+    events[NAIVE] = observed(Halved(), several)
     for name, stride in SPARSE.items():
         events[name] = observed(run.preset, several[::stride])
     return Found(run, judge(run, folder), tuple(log.steps.tolist()), events)
 
 
-def observed(preset: str, several: Sequence[Reading]) -> tuple[AlarmEvent, ...]:
-    """The events of a preset."""
+def observed(preset: str | Alarm, several: Sequence[Reading]) -> tuple[AlarmEvent, ...]:
+    """The events of a preset, or of a rule."""
     chosen = resolve_alarms(preset)
     if chosen is None:
         raise ValueError(f"Found no rules for {preset!r}; expected a preset.")

@@ -3,7 +3,9 @@
 import statistics
 from collections.abc import Sequence
 
-from alarm_runs.judging import CHOICES, OWN, Found
+from alarm_runs.judging import CHOICES, NAIVE, OWN, Found
+
+OTHERS = [choice for choice in CHOICES if choice not in {OWN, NAIVE}]
 
 Row = tuple[str, ...]
 
@@ -35,7 +37,7 @@ def healthy_rows(found: Sequence[Found]) -> list[Row]:
 
 def _false_elsewhere(found: Found) -> str:
     """Choices other than the own one under which there are alarms."""
-    others = [c for c in CHOICES[1:] if c != found.run.preset and found.alarms(c)]
+    others = [c for c in OTHERS if c != found.run.preset and found.alarms(c)]
     return ", ".join(f"{c}: {spoken(found.alarms(c), 1)}" for c in others) or "-"
 
 
@@ -59,7 +61,7 @@ def collapsing_rows(found: Sequence[Found]) -> list[Row]:
 
 
 def _missed_elsewhere(found: Found) -> str:
-    others = [c for c in CHOICES[1:] if c != found.run.preset and not found.alarms(c)]
+    others = [c for c in OTHERS if c != found.run.preset and not found.alarms(c)]
     return ", ".join(others) or "-"
 
 
