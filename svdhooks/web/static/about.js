@@ -31,7 +31,7 @@ export function createRunMeasures(container, data) {
   return { update() {}, resize: () => views.forEach((v) => v.resize()), destroy: () => { views.forEach((v) => v.destroy()); container.replaceChildren(); } };
 }
 
-/** What was skipped, what failed, what was thinned, how it was set. data: a run */
+/** What was skipped, what failed, what was thinned, how it was set; `empty` if nothing. data: a run */
 export function createAbout(container, data) {
   const parts = [
     section("Failures", "Records that could not be made; the values are missing there.", data.failures, failures),
@@ -42,7 +42,7 @@ export function createAbout(container, data) {
     section("Settings of the recording", null, flattened(data.settings), (found) => facts(found, "facts small")),
   ];
   fill(container, parts);
-  return { update() {}, resize() {}, destroy: () => container.replaceChildren() };
+  return { empty: !parts.some(Boolean), update() {}, resize() {}, destroy: () => container.replaceChildren() };
 }
 
 function section(title, note, found, show) {

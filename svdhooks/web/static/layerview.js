@@ -73,15 +73,17 @@ export function createLayerView(container, data, options = {}) {
       add(createSpectrum, of);
       if (point === "weight" && of.spectrum.steps.length > 2) add(createWaterfall, of, { onpick: options.onstep });
     }
-    ranks(RANKS, WEIGHT);
-    ranks(IN_OUT, COVARIANCE);
+    if (run.steps.length > 1) {
+      ranks(RANKS, WEIGHT);
+      ranks(IN_OUT, COVARIANCE);
+    }
     for (const kind of ["relative", "absolute"]) {
       const entry = run.local_rank?.[layer]?.[kind];
       if (entry?.steps.length) add(createLocalRank, { entry, kind, step: shown.step });
     }
     const ledger = run.ledger?.[layer];
     if (ledger?.steps.length) add(createLedger, { entry: ledger, step: shown.step });
-    one();
+    if (run.steps.length > 1) one();
   }
 
   function ranks(name, wanted) {

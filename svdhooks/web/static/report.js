@@ -72,7 +72,7 @@ class Page {
     fill(this.root,
       element("header", { class: "top" },
         element("div", {}, element("p", { class: "mark" }, made.filter(Boolean).join(" · ")), element("h1", { dir: "auto", title: visible(this.tree.title).slice(0, 2000) }, shortened(this.tree.title, 90))), bar),
-      place("overview"), place("verdict"), place("alarms"), place("map"), place("comparison"), place("layer"), place("pairs"), place("descrambled"), place("cost"), place("about"),
+      place("overview"), place("verdict"), place("alarms"), place("map"), place("values"), place("comparison"), place("layer"), place("pairs"), place("descrambled"), place("cost"), place("about"),
       element("footer", {}, element("p", { class: "note" }, "Every figure names the call that recomputes it, with log = svdhooks.RunLog(…). Arrow keys move through layers and steps, space plays.")));
   }
 

@@ -7,6 +7,7 @@ import { element } from "./dom.js";
 import { createLayerView } from "./layerview.js";
 import { createPairs } from "./pairs.js";
 import { createRankMap } from "./rankmap.js";
+import { createValues } from "./values.js";
 import { createAlarms, createVerdict, createVerdicts } from "./verdict.js";
 
 /** Section -> what makes it, or nothing where the run has nothing for it. */
@@ -22,6 +23,13 @@ export const SECTIONS = {
     const body = element("div");
     place.append(body);
     return createAlarms(body, page.run, { onselect: (layer, step) => page.go(layer, step) });
+  },
+  values: (page, place) => {
+    if (page.run.steps.length !== 1 || !page.run.measures.length) return null;
+    place.append(element("h2", {}, "Values of all layers"));
+    const body = element("div");
+    place.append(body);
+    return createValues(body, page.run, { onlayer: (layer) => page.go(layer, page.state.view.step) });
   },
   comparison: (page, place) => {
     if (!page.tree.comparison) return null;
@@ -71,6 +79,7 @@ export const SECTIONS = {
     place.append(element("h2", {}, "About this run"));
     const body = element("div", { class: "abouts" });
     place.append(body);
-    return createAbout(body, page.run);
+    const view = createAbout(body, page.run);
+    return view.empty ? null : view;
   },
 };

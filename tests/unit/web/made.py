@@ -1,5 +1,6 @@
 """Pages of invented runs, by the schema of a report's data: plausible, large, hostile."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def _curve(
     steps: NDArray[np.int32], width: int, final: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """A rank that falls from half its width to a share of it, with noise."""
-    time = np.log1p(steps) / np.log1p(steps[-1])
+    time = np.log1p(steps) / np.log1p(max(steps[-1], 1))
     fall = 1 / (1 + np.exp((time - rng.uniform(0.5, 0.9)) * 14))
     return (
         width
@@ -178,9 +179,9 @@ def run(
             "headline": headline,
         })
     shown = labels[:: max(1, len(labels) // 24)]
-    loss = 2.3 * np.exp(-3 * np.log1p(steps) / np.log1p(steps[-1])) + 0.02 * rng.random(
-        len(steps)
-    )
+    loss = 2.3 * np.exp(
+        -3 * np.log1p(steps) / np.log1p(max(steps[-1], 1))
+    ) + 0.02 * rng.random(len(steps))
     return {
         "name": f"run-{seed}",
         "path": f"runs/run-{seed}",
@@ -229,9 +230,7 @@ def run(
         },
         "local_rank": {name: _local_rank(page, steps, rng) for name in shown},
         "ledger": {name: _ledger(page, steps, rng) for name in shown},
-        "pairs": [
-            _pair(page, a, b, rng) for a, b in zip(shown, shown[1:], strict=False)
-        ][:6],
+        "pairs": [_pair(page, a, b, rng) for a, b in itertools.pairwise(shown)][:6],
         "internal": [
             {
                 "pair": f"{a}->{b}",
@@ -239,7 +238,7 @@ def run(
                 "out": page.add(3 + 0.01 * steps**0.5),
                 "in": page.add(2 + 0.008 * steps**0.5),
             }
-            for a, b in zip(shown, shown[1:], strict=False)
+            for a, b in itertools.pairwise(shown)
         ][:6],
         "alarms": _alarms(labels, steps),
         "failures": [[labels[-1], "output", int(steps[-1]), "non-finite values"]],
