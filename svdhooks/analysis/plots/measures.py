@@ -57,7 +57,8 @@ def plot_measure(
     kept = np.unique(np.linspace(0, len(curves) - 1, min(len(curves), _MOST)).round())
     names = [list(curves)[int(place)] for place in kept]
     below = _loss(log, loss)
-    figure = new_figure(7.0, 4.4 if below else 3.4)
+    legend = 0.5 + 0.19 * len(names)
+    figure = new_figure(7.0, max(4.4 if below else 3.4, legend))
     ratios = [3, 1] if below else [1]
     panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
     axes: Axes = panels[0] if below else panels
