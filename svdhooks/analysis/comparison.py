@@ -176,9 +176,10 @@ def compare(
     mean over the last quarter of the records and of the mean over all of them, each run
     being one number; corrected for both and for all layers, measures and groups (Holm).
     So the chance that anything at all is called different between groups that are alike
-    is at most 5 % (simulated: 1 to 3 %). Groups of equal mean of which one spreads five
-    times as widely are told apart in 8 % (3 and 3 runs) to 25 % (3 and 5). Three seeds
-    find half of the differences of six spreads among 20 layers, five seeds most of three.
+    is at most 5 % (measured: 1 to 3 %). Groups of equal mean of which one spreads five
+    times as widely are told apart in 8 % (3 and 3 runs) to 25 % (3 and 5). Among 20
+    layers three seeds find half of the differences of eight spreads over single runs,
+    five seeds seven in ten of those of four, and all of eight.
     Ranks and other positive values are compared as ratios. With one run in each group
     no spread is known, and nothing is called different.
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from svdhooks.analysis.plots._canvas import (
     POSITIVE,
     SMALL,
+    Axes,
     Figure,
     LogNorm,
     Normalize,
@@ -54,18 +55,7 @@ def plot_rank_map(
     figure = new_figure(7.0, min(1.6 + 0.22 * len(names), 11.0))
     axes = figure.subplots()
     edges = _edges(steps)
-    axes.add_patch(
-        Rectangle(
-            (0, 0),
-            1,
-            1,
-            transform=axes.transAxes,
-            facecolor="0.95",
-            edgecolor="0.8",
-            hatch="////",
-            linewidth=0,
-        )
-    )
+    _hatch(axes)
     image = axes.pcolormesh(
         edges,
         np.arange(len(names) + 1) - 0.5,
@@ -95,6 +85,22 @@ def plot_rank_map(
         "Hatched: not measured." if missing else "",
     )
     return figure
+
+
+def _hatch(axes: Axes) -> None:
+    """What shows where there is no value."""
+    axes.add_patch(
+        Rectangle(
+            (0, 0),
+            1,
+            1,
+            transform=axes.transAxes,
+            facecolor="0.95",
+            edgecolor="0.8",
+            hatch="////",
+            linewidth=0,
+        )
+    )
 
 
 def _table(
