@@ -30,6 +30,7 @@ SCRIPTS = {
     "spectral_graph.py": ("--rounds 3", "--rounds 1 --quick"),
     "vector_cost.py": ("--rounds 5", "--rounds 1 --tasks mlp"),
     "ranks.py": ("--records 15", "--records 3"),
+    "scan.py": ("--rounds 5", "--rounds 1 --model resnet"),
     "worker.py": ("--seconds 5", "--seconds 1"),
     "alarms.py": ("--jobs 2", "--jobs 1 --quick"),
 }

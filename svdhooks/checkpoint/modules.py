@@ -162,7 +162,7 @@ class _Survey:
         refused: dict[str, str] = {}
         for layer in layers:
             stored = self._tensors[joined(site.owner, layer.parameter)]
-            used.add(stored.name)
+            used.add(joined(site.owner, layer.parameter))
             if layer.bias_source is not None:
                 used.add(joined(site.owner, layer.bias_source.path))
             if reason := unreadable(stored, self._tensors):

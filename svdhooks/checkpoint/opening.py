@@ -202,7 +202,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _canonical(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Without the prefixes of compile, FSDP, checkpointing and DDP."""
-    cut = "module." if all(name.startswith("module.") for name in tensors) else ""
+    named = [name for name in tensors if name != "n_averaged"]  # of an averaged model
+    cut = "module." if all(name.startswith("module.") for name in named) else ""
     found: dict[str, Stored] = {}
     for raw, tensor in tensors.items():
         parts = raw.removeprefix(cut).split(".")

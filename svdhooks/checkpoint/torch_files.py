@@ -97,15 +97,12 @@ def _load(path: Path, mmap: bool) -> Any:
 
 def _refusal(path: Path, error: Exception) -> ValueError:
     text = str(error)
-    if "GLOBAL" in text or "Weights only load failed" in text:
-        found = re.search(
-            r"GLOBAL (\S+) was not an allowed|Unsupported class (\S+)", text
-        )
-        what = next(filter(None, found.groups()), "") if found else ""
+    found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", text)
+    if found:
         return ValueError(
-            f"{path} holds more than weights{f' ({what})' if what else ''}, which would "
-            "have to be executed to be read; nothing was. Save the weights alone, where "
-            "the model is: torch.save(model.state_dict(), path)."
+            f"{path} holds more than weights ({found[1]}), which would have to be "
+            "executed to be read; nothing was. Save the weights alone, where the model "
+            "is: torch.save(model.state_dict(), path)."
         )
     first = re.split(r"\n|\. ", text.strip())[0]
     return ValueError(
@@ -151,10 +148,9 @@ def _unprefixed(
 ) -> Iterator[tuple[str, Tensor]]:
     """Without the prefix of DistributedDataParallel, where all names have it."""
     several = list(named)
-    counted = ("n_averaged",)  # beside those of an averaged model
-    names = [name for name, _ in several if name not in counted]
-    cut = len("module.") if names and all(n.startswith("module.") for n in names) else 0
-    return ((n if n in counted else n[cut:], x) for n, x in several)
+    names = [name for name, _ in several if name != "n_averaged"]  # of an average
+    cut = "module." if all(name.startswith("module.") for name in names) else ""
+    return ((name.removeprefix(cut), x) for name, x in several)
 
 
 def _has_tensors(value: Any) -> bool:

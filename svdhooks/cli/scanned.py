@@ -1,6 +1,5 @@
 """``svdhooks scan``: the ranks of a checkpoint, or of a series of them."""
 
-import glob
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -106,7 +105,7 @@ def _split(texts: str) -> tuple[str, ...]:
 
 
 def _is_glob(path: str) -> bool:
-    return glob.has_magic(path) and not Path(path).exists()
+    return any(sign in path for sign in "*?") and not Path(path).exists()
 
 
 def _single(
