@@ -75,8 +75,8 @@ def alarms_of(
     Args:
         log: A `RunLog` or a `MemorySink`.
         choice: As `svdhooks.watch(alarms=)` takes it.
-        loss: Tag of the training loss among ``log.scalar_tags``; None: as
-            `loss_source` finds it.
+        loss: Tag of the training loss among ``log.scalar_tags`` or name of one of
+            ``log.run_metrics``; None: as `loss_source` finds it.
 
     Returns:
         In the order in which they would have been raised.
@@ -186,10 +186,10 @@ def _run_values(log: Log, loss: str | None) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for metric in log.run_metrics:
         _add(found, metric, log.run_series(metric))
-    if source is not None and source != "loss":
+    if source in log.run_metrics:
+        _add(found, "loss", log.run_series(source))
+    elif source is not None:  # a scalar may be called "loss", too
         _add(found, "loss", _aligned(log, source))
-    elif loss is not None and source not in log.run_metrics:
-        _add(found, "loss", _aligned(log, loss))
     return found
 
 

@@ -149,6 +149,9 @@ class GrowthState:
                 return None  # nothing to compare with yet
             level = self._levels[layer] = Level()
         now = level.observe(step, min(value, _LARGEST))
+        if max(level.lowest, self._growing.unit) == 0:
+            del self._levels[layer]  # it was switched off: it begins anew
+            return None
         low = max(level.lowest, self._growing.unit)
         key = layer, self._growing.point
         if now <= self._rule.factor * low and not self._reporter.known(key):

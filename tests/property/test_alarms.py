@@ -1,7 +1,7 @@
 """Laws that rules obey for all curves."""
 
 import math
-from dataclasses import replace
+import random
 from typing import Any
 
 from hypothesis import given, settings
@@ -23,12 +23,11 @@ MEASURES = (
 )
 PRESETS = st.sampled_from(["auto", "ssl", "supervised", "lm"])
 values = st.floats(1.06, 100, allow_nan=False)
-anything = st.floats(0, 1e6) | st.just(0.0)
 losses = st.lists(st.floats(-10, 10) | st.just(math.nan), min_size=30, max_size=30)
 
 
 @given(PRESETS, st.dictionaries(st.sampled_from(MEASURES), values, min_size=1), losses)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_constant_readings_above_the_floors_raise_nothing(
     preset: str, constants: dict[str, float], loss: list[float]
 ) -> None:
@@ -40,7 +39,7 @@ def test_constant_readings_above_the_floors_raise_nothing(
 
 
 @given(PRESETS, st.lists(st.floats(2, 100), min_size=25, max_size=25), losses)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_ranks_that_rise_raise_nothing(
     preset: str, curve: list[float], loss: list[float]
 ) -> None:
@@ -55,7 +54,7 @@ noise = st.lists(st.floats(0.5, 60), min_size=30, max_size=30)
 
 
 @given(noise, st.integers(-20, 20))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_the_scale_of_weights_activations_and_loss_does_not_matter(
     curve: list[float], power: int
 ) -> None:
@@ -76,7 +75,7 @@ def test_the_scale_of_weights_activations_and_loss_does_not_matter(
 
 
 @given(noise, st.floats(-1e3, 1e3).map(round))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_a_constant_added_to_the_loss_does_not_matter(
     curve: list[float], by: int
 ) -> None:
@@ -87,7 +86,7 @@ def test_a_constant_added_to_the_loss_does_not_matter(
 
 
 @given(st.integers(2, 7), st.integers(4, 12), st.floats(0.1, 3.0))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_finer_schedule_loses_no_alarm(finer: int, at: int, end: float) -> None:
     coarse = falling(52.0, end, 30, at=at)
     fine = [x for x in coarse for _ in range(finer)]
@@ -103,34 +102,33 @@ def test_a_finer_schedule_loses_no_alarm(finer: int, at: int, end: float) -> Non
     assert fine_event.step <= coarse_event.step
 
 
-@given(
-    PRESETS,
-    st.lists(st.lists(anything, min_size=8, max_size=8), min_size=30, max_size=30),
-    losses,
-    st.integers(0, 30),
-)
-@settings(max_examples=60)
+@given(PRESETS, st.integers(0, 2**32 - 1), st.integers(0, 30))
+@settings(max_examples=40)
 def test_a_replayed_run_goes_on_as_if_it_had_not_been_interrupted(
-    preset: str, table: list[list[float]], loss: list[float], at: int
+    preset: str, seed: int, at: int
 ) -> None:
+    drawn = random.Random(seed)
+    # long stretches, so that something is raised and passes
+    levels = [0.0, 1e-3, 1.0, 3.0, 50.0, 1e6, math.inf]
     curves = {
         "fc": {
-            m: list(column)
-            for m, column in zip(MEASURES, zip(*table, strict=True), strict=True)
+            m: [x for x in drawn.choices(levels, k=3) for _ in range(10)]
+            for m in MEASURES
         }
     }
+    loss = [
+        x for x in drawn.choices([-1.0, 2.0, 5.0, math.nan], k=3) for _ in range(10)
+    ]
     run = readings_of(curves, loss=loss)
     chosen = resolve_alarms(preset)
     if chosen is None:
         raise AssertionError(preset)
-    whole = Watcher(chosen)
-    expected = [event for reading in run for event in whole.observe(reading)]
-    first, resumed = Watcher(chosen), Watcher(chosen)
-    found = [event for reading in run[:at] for event in first.observe(reading)]
+    whole, resumed = Watcher(chosen), Watcher(chosen)
+    expected = [whole.observe(reading) for reading in run]
     for reading in run[:at]:
         resumed.observe(reading)
-    found += [event for reading in run[at:] for event in resumed.observe(reading)]
-    assert (found, resumed.raised, resumed.open) == (expected, whole.raised, whole.open)
+    assert [resumed.observe(reading) for reading in run[at:]] == expected[at:]
+    assert (resumed.raised, resumed.open) == (whole.raised, whole.open)
 
 
 @given(PRESETS, noise)
@@ -140,15 +138,3 @@ def test_what_is_limited_raises_no_collapse(preset: str, curve: list[float]) -> 
     limited = frozenset({("fc", "input"), ("fc", "output")})
     run = readings_of(curves, limited=limited, loss=[1.0] * 30)
     assert watch(preset, run) == []
-
-
-@given(noise)
-@settings(max_examples=40)
-def test_the_order_of_layers_in_a_reading_changes_no_event(curve: list[float]) -> None:
-    other = curve[::-1]
-    one = readings_of({
-        "a": {"input_effective_rank": curve},
-        "b": {"input_effective_rank": other},
-    })
-    told = watch("ssl", one)
-    assert told == watch("ssl", [replace(r, run={"seconds": 1.0}) for r in one])
