@@ -14,7 +14,6 @@ from svdhooks.distributed.team import Team
 from svdhooks.layers.tap import Watched
 from svdhooks.record import Record
 from svdhooks.reports import Reporter, status_of
-from svdhooks.runlog import RunLog
 
 _logger = logging.getLogger(__name__)
 
@@ -93,6 +92,8 @@ class Alarming:
     def _replay(self, log_dir: str | Path, step: int) -> None:
         if self._watcher is None:
             return
+        from svdhooks.runlog import RunLog  # which loads tensorboard
+
         try:
             for reading in readings(RunLog(log_dir)):
                 if reading.step < step:
