@@ -229,8 +229,9 @@ def test_what_a_run_lacks_is_left_out(tab: Tab, tmp_path: Path) -> None:
     headings = tab.evaluate(
         "[...document.querySelectorAll('h2, h3')].filter(h => h.offsetParent).map(h => h.textContent)"
     )
-    assert "Rank map" in headings
+    assert "Values of all layers" in headings
     assert not {
+        "Rank map",
         "Alarms",
         "Failures",
         "Not watched",

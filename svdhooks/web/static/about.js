@@ -39,10 +39,17 @@ export function createAbout(container, data) {
     section("Left out of this page", null, data.notes, notes),
     section("Damage of the log", null, damage(data.damage), (found) => facts(found, "facts")),
     section("Hyper-parameters", null, flattened(data.hparams), (found) => facts(found, "facts small")),
-    section("Settings of the recording", null, flattened(data.settings), (found) => facts(found, "facts small")),
+    section("Settings of the recording", null, settled(data.settings), (found) => facts(found, "facts small")),
   ];
   fill(container, parts);
   return { empty: !parts.some(Boolean), update() {}, resize() {}, destroy: () => container.replaceChildren() };
+}
+
+/** Settings as names and values; options of quantities that were not set are left out. */
+function settled(settings) {
+  return flattened(settings)
+    .filter(([key, value]) => !key.startsWith("quantities.") || (value !== null && value !== undefined))
+    .map(([key, value]) => [key.replace(".options.", "."), value]);
 }
 
 function section(title, note, found, show) {

@@ -6,16 +6,17 @@ import { element, fill } from "./dom.js";
 import { number, step, tick } from "./format.js";
 import { marks } from "./marks.js";
 import { FONT, inks, isDark } from "./theme.js";
-import { linearTicks, logTicks } from "./ticks.js";
+import { linearTicks, logTicks, timeTicks } from "./ticks.js";
 
 const HEIGHT = 232;
 
 /**
  * Draw lines in `container`.
  *
- * data: { x: { label, log }, y: { label, log, depth (share of the top at which it ends), bottom }, y2: { label } | null,
+ * data: { x: { label, log, early (asinh: much time for the first steps) }, y: { label, log, depth (share of the top at which it ends), bottom }, y2: { label } | null,
  *   series: [{ label, x, y, colour | at (index of a colour), width, dash, right, faint, hidden, digits }],
- *   bands: [[upper series, lower series]], rules: [{ value, label }], mark: x | null }
+ *   bands: [[upper series, lower series]], rules: [{ value, label }], mark: x | null,
+ *   flags: x at which alarms were raised }
  * options: { height, onpick(x), label (for readers of screens), values: false for no legend values }
  */
 export function createChart(container, data, options = {}) {
@@ -138,6 +139,7 @@ function colour(s, dark) {
 
 function scale(axis, along) {
   const base = { time: false };
+  if (axis.early) return { ...base, distr: 4, asinh: 1, range: (u, low, high) => [low, high > low ? high : low + 1] };
   if (axis.log) return { ...base, distr: 3, range: (u, low, high) => (low > 0 ? widened(Math.max(low, high * (axis.depth ?? 0)), high, along) : [1, 10]) };
   return { ...base, range: (u, low, high) => (along ? [low, high > low ? high : low + 1] : padded(low, high, axis)) };
 }
@@ -157,7 +159,8 @@ function padded(low, high, axis) {
 }
 
 function ticking(axis, count) {
-  const splits = (u, i, low, high) => (axis.log ? logTicks(low, high, Math.max(2, count)) : linearTicks(low, high, Math.max(2, count)));
+  const ticks = axis.early ? timeTicks : axis.log ? logTicks : linearTicks;
+  const splits = (u, i, low, high) => ticks(low, high, Math.max(2, count));
   return { splits, filter: (u, found) => found, values: (u, found) => found.map(axis.format ?? tick) };
 }
 

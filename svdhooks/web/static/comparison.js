@@ -2,6 +2,7 @@
 
 import { line } from "./colors.js";
 import { createChart } from "./chart.js";
+import { stepAxis } from "./curves.js";
 import { card, chooser, element, fill } from "./dom.js";
 import { capital, number, shortened, step, visible } from "./format.js";
 import { named, table } from "./tables.js";
@@ -16,7 +17,7 @@ export function createComparison(container, data, options = {}) {
     element("div", { class: "layerhead" }, element("h2", {}, "Runs compared"),
       element("p", { dir: "auto" }, visible(comparison.headline ?? "").slice(0, 1200))),
     overview(groups, comparison),
-    comparison.rows?.length ? table(columns(comparison, title, options), sorted(comparison.rows), { limit: 6, caption: "Differences" }) : null,
+    comparison.rows?.length ? table(columns(comparison, title, options), sorted(comparison.rows), { limit: 6, caption: "Differences", stack: true }) : null,
     grid,
     (comparison.notes ?? []).slice(0, 20).map((note) => element("p", { class: "note", dir: "auto" }, visible(note).slice(0, 1000))),
     absent(comparison));
@@ -60,7 +61,7 @@ function bands(curve, groups, align, title) {
     series.push(upper, lower);
     filled.push([upper, lower]);
   });
-  return { x: { label: align === "loss" ? "training loss" : align }, y: { label: title(curve.metric) }, series, bands: filled };
+  return { x: align === "step" ? stepAxis(curve.x) : { label: align === "loss" ? "training loss" : align }, y: { label: title(curve.metric) }, series, bands: filled };
 }
 
 function overview(groups, comparison) {
@@ -77,7 +78,7 @@ function columns(comparison, title, options) {
   const known = (key) => comparison.rows.some((r) => r[key] !== null && r[key] !== undefined);
   return [
     { label: "Layer", cell: layer },
-    { label: "Measure", cell: (r) => named(title(r.metric), 44, "span") },
+    { label: "Measure", long: true, cell: (r) => named(title(r.metric), 44, "span") },
     { label: "Group", cell: (r) => named(r.group, 32) },
     { label: "Value", numeric: true, title: "Mean over the last quarter of the records", cell: (r) => number(r.value, 3) },
     { label: "Reference", numeric: true, cell: (r) => number(r.reference_value, 3) },

@@ -3,8 +3,14 @@
 import { createChart } from "./chart.js";
 import { card, element } from "./dom.js";
 import { shortened, visible } from "./format.js";
+import { crowded } from "./ticks.js";
 
 const STEP = { label: "step" };
+
+/** The axis of steps: logarithmic, where they are crowded at the start. */
+export function stepAxis(steps) {
+  return crowded(steps) ? { label: "step (logarithmic)", early: true } : STEP;
+}
 
 /** The loss as a thin dashed line on the right axis, or nothing. */
 function lossOf(run) {
@@ -33,7 +39,7 @@ export function createCurves(container, data, options = {}) {
     const most = ceiling(shown);
     return {
       x: STEP, y: { label: visible(unit).slice(0, 40), bottom: unit === "share" ? 0 : undefined }, y2: loss.length ? { label: loss[0].label } : null,
-      series: [...series, ...loss], rules: most ? [most] : [], mark: shown.step,
+      series: [...series, ...loss], rules: most ? [most] : [], mark: shown.step, flags: raised(run, layer),
     };
   }
 
@@ -43,6 +49,11 @@ export function createCurves(container, data, options = {}) {
     resize: () => chart.resize(),
     destroy() { chart.destroy(); frame.root.remove(); },
   };
+}
+
+/** Steps at which an alarm was raised for a layer, or for the run. */
+function raised(run, layer) {
+  return (run.alarms ?? []).filter((a) => a.severity === "alarm" && (a.layer === layer || !a.layer)).map((a) => a.step);
 }
 
 /** The curve of one measure in several runs. */
@@ -89,7 +100,7 @@ export function createLocalRank(container, data, options = {}) {
     const lower = of(mean.map((m, i) => m - std[i]), { label: "mean − std", hidden: true });
     const series = [of(mean, { label: "mean", width: 2 }), upper, lower];
     if (min && max) series.push(of(min, { label: "least", dash: [3, 3], width: 1 }), of(max, { label: "most", dash: [3, 3], width: 1 }));
-    return { x: STEP, y: { label: "directions", bottom: 0 }, series, bands: [[upper, lower]], mark: shown.step };
+    return { x: stepAxis(steps), y: { label: "directions", bottom: 0 }, series, bands: [[upper, lower]], mark: shown.step };
   }
 
   return {
@@ -106,7 +117,7 @@ const LEDGER = {
   negative_fraction: ["Pre-activations below 0", "share"],
   dead_fraction: ["Dead units", "share"],
   always_on_fraction: ["Units that are always on", "share"],
-  information: ["Information at a noise of 0.1", "nats"],
+  information: ["Information above the noise", "nats"],
   information_slope: ["Directions above the noise", "directions"],
 };
 

@@ -22,11 +22,16 @@ export function fill(parent, ...children) {
   return parent;
 }
 
-/** A drop-down list; `choices` are [value, label] or [value, label, full name]. */
+/** A drop-down list; `choices` are [value, label, full name, group], the last two if wanted. */
 export function chooser(label, choices, chosen, onchoice) {
   const select = element("select", { "aria-label": label, onchange: () => onchoice(select.value) });
-  for (const [value, text, title] of choices) {
-    select.append(element("option", { value, title, selected: String(value) === String(chosen) }, text));
+  const groups = new Map();
+  for (const [value, text, title, group] of choices) {
+    if (group && !groups.has(group)) {
+      groups.set(group, element("optgroup", { label: group }));
+      select.append(groups.get(group));
+    }
+    (groups.get(group) ?? select).append(element("option", { value, title }, text));
   }
   select.value = String(chosen);
   return element("label", { class: "field" }, element("span", {}, label), select);

@@ -12,7 +12,8 @@ const GAP = 4;
  * data: { rows, columns, shares (Float32Array rows × columns in [0, 1], NaN = nothing),
  *   lut (256 colours), hatched (Uint8Array | null), groups (a name per row | null),
  *   rowLabel(i), columnLabel(j), rowTitle, columnTitle, row, column (selected or -1),
- *   describe(i, j) -> text of the cell, outline: [rows, columns] | null }
+ *   describe(i, j) -> text of the cell, outline: [rows, columns] | null,
+ *   flags: [[row, column]] to mark, or none }
  * options: { label, height(rows) -> pixels, square, margin (share of the width for names),
  *   onselect(i, j), onhover(text), apart: pixels between labels of rows }
  */

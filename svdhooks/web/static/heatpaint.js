@@ -147,10 +147,24 @@ export function paintSelection(ctx, data, place, ink, hover) {
     ctx.fill();
     twice(ctx, ink, () => ctx.strokeRect(x - 0.5, 0.5, 1, place.bottom - 0.5), 0.4);
   }
+  for (const [i, j] of data.flags ?? []) flag(ctx, ink, place.left + (j + 0.5) * wide, place.tops[i] + place.row / 2);
   if (hover) {
     const [x, y] = [place.left + hover[1] * wide, place.tops[hover[0]]];
     twice(ctx, ink, () => ctx.strokeRect(x, y, Math.max(2, wide), Math.max(2, place.row)));
   }
+}
+
+function flag(ctx, ink, x, y) {
+  ctx.beginPath();
+  ctx.moveTo(x, y - 6);
+  ctx.lineTo(x + 6, y + 5);
+  ctx.lineTo(x - 6, y + 5);
+  ctx.closePath();
+  ctx.fillStyle = ink.alarm;
+  ctx.fill();
+  ctx.strokeStyle = ink.paper;
+  ctx.lineWidth = 1.5;
+  ctx.stroke();
 }
 
 function twice(ctx, ink, draw, strength = 1) {

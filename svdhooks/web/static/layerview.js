@@ -43,6 +43,7 @@ export function createLayerView(container, data, options = {}) {
     views = [];
     title();
     stepper?.destroy();
+    bar.hidden = stepsOf(shown).length < 2;
     stepper = createStepper(bar, { steps: stepsOf(shown), step: shown.step }, { onpick: options.onstep });
     return cards();
   }
@@ -65,25 +66,42 @@ export function createLayerView(container, data, options = {}) {
 
   function cards() {
     const { run, layer } = shown;
-    const spectra = run.spectra?.[layer] ?? {};
-    const points = [...FIRST, ...Object.keys(spectra).filter((p) => !FIRST.includes(p))].filter((p) => spectra[p]?.steps.length);
-    const weightNote = run.layer(layer).note;
-    for (const point of points) {
-      const of = { spectrum: spectra[point], point, step: shown.step, note: point === "weight" ? weightNote : "" };
-      add(createSpectrum, of);
-      if (point === "weight" && of.spectrum.steps.length > 2) add(createWaterfall, of, { onpick: options.onstep });
-    }
-    if (run.steps.length > 1) {
-      ranks(RANKS, WEIGHT);
-      ranks(IN_OUT, COVARIANCE);
-    }
+    const several = run.steps.length > 1;
+    const points = Object.keys(run.spectra?.[layer] ?? {});
+    for (const point of FIRST) spectrum(point);
+    if (several) ranks(RANKS, WEIGHT);
+    if (several) ranks(IN_OUT, COVARIANCE);
     for (const kind of ["relative", "absolute"]) {
       const entry = run.local_rank?.[layer]?.[kind];
       if (entry?.steps.length) add(createLocalRank, { entry, kind, step: shown.step });
     }
     const ledger = run.ledger?.[layer];
     if (ledger?.steps.length) add(createLedger, { entry: ledger, step: shown.step });
-    if (run.steps.length > 1) one();
+    for (const point of points) if (!FIRST.includes(point)) spectrum(point);
+    if (several) one();
+    fillRows();
+  }
+
+  function spectrum(point) {
+    const { run, layer } = shown;
+    const found = run.spectra?.[layer]?.[point];
+    if (!found?.steps.length) return;
+    const of = { spectrum: found, point, step: shown.step, note: point === "weight" ? run.layer(layer).note : "" };
+    add(createSpectrum, of);
+    if (point === "weight" && found.steps.length > 2) add(createWaterfall, of, { onpick: options.onstep });
+  }
+
+  /** A card that would stand alone in its row takes the whole of it. */
+  function fillRows() {
+    const cards = [...grid.children];
+    let left = true;
+    cards.forEach((card, i) => {
+      if (card.classList.contains("wide")) left = true;
+      else if (left && (!cards[i + 1] || cards[i + 1].classList.contains("wide"))) {
+        card.classList.add("wide");
+        views[i].resize();
+      } else left = !left;
+    });
   }
 
   function ranks(name, wanted) {

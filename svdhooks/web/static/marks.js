@@ -10,8 +10,10 @@ export function marks(u, shown, ink) {
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
+  ctx.setLineDash([]); // the last line may have been dashed
   ctx.lineWidth = pixel;
   if (Number.isFinite(shown.mark)) upright(u, shown.mark, ink, pixel);
+  for (const x of shown.flags ?? []) flag(u, x, ink, pixel);
   for (const rule of shown.rules ?? []) if (Number.isFinite(rule.value)) level(u, rule, ink, pixel);
   ctx.restore();
 }
@@ -23,6 +25,19 @@ function upright(u, x, ink, pixel) {
   u.ctx.lineWidth = 1.5 * pixel;
   stroke(u.ctx, at, u.bbox.top, at, u.bbox.top + u.bbox.height);
   u.ctx.globalAlpha = 1;
+}
+
+/** A thin line and a triangle at the top. */
+function flag(u, x, ink, pixel) {
+  const at = Math.round(u.valToPos(x, "x", true)) + 0.5;
+  u.ctx.strokeStyle = u.ctx.fillStyle = ink.alarm;
+  u.ctx.lineWidth = pixel;
+  stroke(u.ctx, at, u.bbox.top, at, u.bbox.top + u.bbox.height);
+  u.ctx.beginPath();
+  u.ctx.moveTo(at - 5 * pixel, u.bbox.top);
+  u.ctx.lineTo(at + 5 * pixel, u.bbox.top);
+  u.ctx.lineTo(at, u.bbox.top + 8 * pixel);
+  u.ctx.fill();
 }
 
 function level(u, rule, ink, pixel) {

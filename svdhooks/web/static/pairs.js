@@ -2,6 +2,7 @@
 
 import { sequential, gradient } from "./colors.js";
 import { createChart } from "./chart.js";
+import { stepAxis } from "./curves.js";
 import { card, chooser, element, fill, recomputed } from "./dom.js";
 import { number, shortened, step, visible } from "./format.js";
 import { createHeatmap } from "./heatmap.js";
@@ -22,7 +23,7 @@ export function createPairs(container, data, options = {}) {
     views = [];
     const { pairs } = shown.run;
     const index = Math.max(0, Math.min(pairs.length - 1, Number(shown.pair) || 0));
-    const list = pairs.map((p, i) => [i, `${shortened(p.source, 30)} → ${shortened(p.target, 30)}${p.stream ? ` (${shortened(p.stream, 16)})` : ""}`]);
+    const list = pairs.map((p, i) => [i, `${shortened(p.source, 30)} → ${shortened(p.target, 30)}${p.stream ? " (residual stream)" : ""}`]);
     fill(controls, chooser("Pair", list, index, (i) => options.onpair?.(i)));
     const pair = pairs[index];
     if (pair) adjacency(pair);
@@ -41,11 +42,11 @@ export function createPairs(container, data, options = {}) {
   }
 
   function internal(entry) {
-    const frame = card("Internal dimensions", { note: "How many leading directions of both layers talk to each other beyond chance." });
+    const frame = card("Internal dimensions", { note: "How many leading directions of both layers talk to each other beyond chance.", call: [entry.calls?.out, entry.calls?.in] });
     grid.append(frame.root);
     const of = (y, label, at) => ({ x: entry.steps, y, label, at });
     const chart = createChart(frame.body, {
-      x: { label: "step" }, y: { label: "directions", bottom: 0 }, mark: shown.step,
+      x: stepAxis(entry.steps), y: { label: "directions", bottom: 0 }, mark: shown.step,
       series: [of(entry.out, "later layer", 0), of(entry.in, "earlier layer", 1)],
     }, { label: "Internal dimensions over steps", height: 300 });
     views.push({ mark: chart.mark, resize: chart.resize, destroy() { chart.destroy(); frame.root.remove(); } });

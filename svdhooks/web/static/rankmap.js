@@ -45,7 +45,7 @@ export function createRankMap(container, data, options = {}) {
   }
 
   function choices(measure) {
-    const list = shown.run.measures.map((m) => [m.name, capital(shortened(m.title, 60)), visible(m.meaning ?? "").slice(0, 300)]);
+    const list = shown.run.measures.map((m) => [m.name, capital(shortened(m.title, 60)), visible(m.meaning ?? "").slice(0, 300), capital(shortened(m.point || "other", 40))]);
     const scales = SCALES.filter(([mode]) => mode !== "maximum" || measure.maximum);
     fill(controls, chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
       switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)));
@@ -59,7 +59,7 @@ export function createRankMap(container, data, options = {}) {
       rows: run.names.length, columns: m, shares: colours.shares, lut: colours.lut,
       hatched: hatching(measure), groups: new Set(groups).size > 1 ? groups : null,
       rowLabel: (i) => run.names[i], columnLabel: (j) => step(run.steps[records[j]]), columnTitle: "step, one column per record",
-      row: run.places.get(shown.layer) ?? -1, column: column(shown.step),
+      flags: flagged(run), row: run.places.get(shown.layer) ?? -1, column: column(shown.step),
       describe: (i, j) => reading(measure, colours, i, j, m),
     };
   }
@@ -91,8 +91,15 @@ export function createRankMap(container, data, options = {}) {
     const ticks = element("div", { class: "ticks" }, colours.ticks.map(([, text]) => element("span", {}, text)));
     const parts = [element("div", { class: "scale" }, bar, ticks), element("span", { class: "unit" }, visible(colours.title).slice(0, 60))];
     if (measure.limited?.some(Boolean)) parts.push(element("span", { class: "sample" }, swatch(), "too few samples: may read low"));
+    if (flagged(shown.run).length) parts.push(element("span", { class: "sample" }, element("span", { class: "badge alarm", "aria-hidden": "true" }, "▲"), "alarm raised"));
     if (colours.raw.some(Number.isNaN)) parts.push(element("span", { class: "sample" }, element("i", { class: "missing" }), "not measured"));
     fill(key, ...parts);
+  }
+
+  /** Cells at which an alarm was raised. */
+  function flagged(run) {
+    const raised = (run.alarms ?? []).filter((a) => a.severity === "alarm" && run.places.has(a.layer));
+    return raised.map((a) => [run.places.get(a.layer), column(a.step)]);
   }
 
   function column(value) {

@@ -25,7 +25,7 @@ export const SECTIONS = {
     return createAlarms(body, page.run, { onselect: (layer, step) => page.go(layer, step) });
   },
   values: (page, place) => {
-    if (page.run.steps.length !== 1 || !page.run.measures.length) return null;
+    if (page.run.steps.length !== 1 || !page.run.names.length || !page.run.measures.length) return null;
     place.append(element("h2", {}, "Values of all layers"));
     const body = element("div");
     place.append(body);
@@ -42,7 +42,7 @@ export const SECTIONS = {
     return createComparison(place, { comparison: page.tree.comparison, titles }, { onlayer });
   },
   map: (page, place) => {
-    if (!page.run.measures.length || !page.run.names.length) return null;
+    if (!page.run.measures.length || !page.run.names.length || page.run.steps.length < 2) return null;
     return createRankMap(place, page.mapData(), {
       onselect: (layer, step) => page.state.set({ layer, step }),
       onmeasure: (measure) => page.state.set({ measure }),

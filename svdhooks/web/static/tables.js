@@ -46,6 +46,7 @@ function valued(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (Array.isArray(value) && value.every((v) => typeof v !== "object")) return named(value.join(", ") || "–", 100, "span");
+  if (typeof value === "object" && !Object.keys(value).length) return "–";
   if (typeof value === "object") return named(JSON.stringify(value), 160, "span");
   return named(value, 100, "span");
 }

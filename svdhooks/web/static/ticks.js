@@ -12,6 +12,20 @@ export function linearTicks(low, high, count) {
   return found;
 }
 
+/** 0 and decades, for an axis that is linear below 1 and logarithmic above. */
+export function timeTicks(low, high, count) {
+  const decades = [0];
+  for (let d = 1; d <= high; d *= 10) decades.push(d);
+  const stride = Math.ceil(decades.length / Math.max(2, count));
+  return decades.filter((v, i) => v >= low && (i === 0 || (i - 1) % stride === 0));
+}
+
+/** Whether steps are so crowded at the start that a logarithmic axis shows them better. */
+export function crowded(steps) {
+  const last = steps[steps.length - 1];
+  return steps.length > 8 && last > 50 && steps[Math.floor(steps.length / 2)] < last / 6;
+}
+
 /** Values in [low, high] for a logarithmic axis: decades, or their 2nd and 5th parts too. */
 export function logTicks(low, high, count) {
   const first = Math.floor(Math.log10(low));
@@ -43,7 +57,7 @@ export function spaced(count, room, apart, fromOne = false) {
   const stride = [1, 2, 5, 10].find((m) => m * unit >= least) * unit;
   const found = [0];
   const shift = fromOne && stride > 1 ? 1 : 0;
-  for (let i = stride - shift; i < count; i += stride) found.push(i);
+  for (let i = stride - shift; i < count; i += stride) if (i > 0.6 * stride) found.push(i);
   return found;
 }
 

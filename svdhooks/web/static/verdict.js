@@ -1,6 +1,6 @@
 // The verdict, the facts of a run, and its alarms.
 
-import { element, fill } from "./dom.js";
+import { element, fill, recomputed } from "./dom.js";
 import { number, shortened, step, visible } from "./format.js";
 import { facts, named, table } from "./tables.js";
 
@@ -67,7 +67,7 @@ export function createAlarms(container, data, options = {}) {
       fill(container, element("p", { class: "note" }, "No alarm was raised."));
       return;
     }
-    fill(container, table(columns(run), alarms, { limit: 8, caption: "Alarms", stack: true }));
+    fill(container, table(columns(run), alarms, { limit: 8, caption: "Alarms", stack: true }), ...[recomputed(run.alarms_call)].filter(Boolean));
   }
   const go = (run, event) => {
     if (!run.places.has(event.layer)) return named(event.layer || "the run", 44);
