@@ -133,35 +133,36 @@ def readings(
         KeyError: If there is no such scalar.
     """
     rows = dict(log.described)
-    values = _values(log, measures)
     failed, limited = _reservations(log)
     run = _run_values(log, loss)
-    for step in log.steps.tolist():
-        yield Reading(
-            step,
-            in_order(values.get(step, {}), rows),
-            failed.get(step, {}),
-            frozenset(limited.get(step, ())),
-            run.get(step, {}),
-            rows,
-        )
+    names = (*log.layers, *log.edges)
+    metrics = [m for m in log.metrics if measures is None or m in measures]
+    steps = log.steps
+    size = max(_AT_ONCE // max(len(names) * len(metrics), 1), 1)
+    for start in range(0, len(steps), size):
+        block = steps[start : start + size]
+        values = _values(log, names, metrics, block)
+        for step in block.tolist():
+            yield Reading(
+                step,
+                in_order(values.get(step, {}), rows),
+                failed.get(step, {}),
+                frozenset(limited.get(step, ())),
+                run.get(step, {}),
+                rows,
+            )
 
 
 def _values(
-    log: Log, measures: Collection[str] | None
+    columns: Sequence[_Column], first: int, last: int
 ) -> dict[int, dict[str, dict[str, float]]]:
-    """Step -> layer -> measure -> value as float32."""
+    """Step -> layer -> measure -> value, from one step to another."""
     found: dict[int, dict[str, dict[str, float]]] = {}
-    metrics = [m for m in log.metrics if measures is None or m in measures]
-    for layer in (*log.layers, *log.edges):
-        for metric in metrics:
-            steps, values = log.series(layer, metric)
-            with np.errstate(over="ignore"):
-                rounded = values.astype(np.float32)
-            there = ~np.isnan(rounded)
-            pairs = zip(steps[there].tolist(), rounded[there].tolist(), strict=True)
-            for step, value in pairs:
-                found.setdefault(step, {}).setdefault(layer, {})[metric] = value
+    for layer, metric, steps, values in columns:
+        start, end = np.searchsorted(steps, (first, last + 1)).tolist()
+        told = zip(steps[start:end].tolist(), values[start:end].tolist(), strict=True)
+        for step, value in told:
+            found.setdefault(step, {}).setdefault(layer, {})[metric] = value
     return found
 
 
@@ -171,8 +172,11 @@ def _reservations(
     """Step -> what failed and why; step -> what is limited."""
     failed: dict[int, dict[Key, str]] = {}
     limited: dict[int, set[Key]] = {}
-    for entry in log.events:
+    keys: dict[Key, Key] = {}
+    several = getattr(log, "each_event", None)
+    for entry in log.events if several is None else several():
         key = entry.layer, entry.point or entry.quantity
+        key = keys.setdefault(key, key)  # one object, however often it is limited
         if not entry.ok:
             failed.setdefault(entry.step, {})[key] = entry.status
         if not LIMITING.isdisjoint(entry.marks):

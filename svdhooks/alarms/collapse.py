@@ -38,7 +38,7 @@ class Collapse:
     ==============================================  ====================================
     the rank                                        and also
     ==============================================  ====================================
-    fell below the floor                            the loss gives back most of its gain,
+    fell below the floor and what the answer needs  the loss gives back most of its gain,
                                                     or is not finite
     is below the floor and half of what the answer  the loss does not fall; or half the
     needs; of a weight below 1.5: one direction     units before it died; or the tokens
@@ -121,7 +121,7 @@ class CollapseState:
         """Take in one record."""
         self._loss.observe(reading.loss)
         if math.isnan(self._needed) and reading.rows:
-            self._needed = (outputs_of(reading.rows) - 1) / 2
+            self._needed = outputs_of(reading.rows) - 1
         suspects: list[tuple[str, Gauge]] = []
         step, limited, known = reading.step, reading.limited, self._reporter.known_keys
         for layer, values in reading.values.items():

@@ -119,8 +119,8 @@ class Alarm(Protocol):
         ...
 
     @property
-    def severity(self) -> Severity:
-        """Of its events."""
+    def severity(self) -> str:
+        """Of its events: ``"alarm"`` or ``"info"``."""
         ...
 
     def begin(self) -> Observing:

@@ -148,7 +148,7 @@ def gauges(
     Args:
         row: Of the layer table.
         thresholds: Options of the rule.
-        needed: Half of what the model's answer needs; NaN if that is not known.
+        needed: Directions that the model's answer needs; NaN if that is not known.
 
     Returns:
         Those of a layer of any kind; what is not measured is not read.
@@ -163,7 +163,10 @@ def gauges(
 def _rank(point: str, most: float, thresholds: Thresholds, needed: float) -> Gauge:
     # without a layer table (a damaged log) only a constant is known to be too low
     floor = thresholds.floor * most if math.isfinite(most) else 0.0
-    low = max(floor if math.isnan(needed) else min(floor, needed), _CONSTANT)
+    low = floor
+    if not math.isnan(needed):
+        floor, low = min(floor, needed), min(floor, needed / 2)
+    floor, low = max(floor, _CONSTANT), max(low, _CONSTANT)
     words, names = _RANK_WORDS[point], (RANKS[point],)
     return Gauge(
         point, words, names, most, thresholds.fall, floor, low, must_fall=False

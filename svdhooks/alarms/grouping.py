@@ -108,7 +108,9 @@ def _also(layer: str, layers: Sequence[str]) -> str:
         return ""
     shown = ", ".join(map(named, others[:3]))
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f" So it is with {len(others)} other layer{'s' * (len(others) > 1)}: {shown}{more}."
+    return (
+        f" Also in {len(others)} other layer{'s' * (len(others) > 1)}: {shown}{more}."
+    )
 
 
 def number(value: float) -> str:

@@ -240,3 +240,11 @@ def test_a_training_that_goes_wrong_is_told_of_and_a_healthy_one_is_not(
 
     assert train(3e-3) == []
     assert "exploding" in names(train(10.0))
+
+
+def test_long_logs_are_read_in_parts_that_do_not_show(
+    run: tuple[svdhooks.RunLog, MemorySink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [(r.step, dict(r.values)) for r in readings(run[0])]
+    monkeypatch.setattr("svdhooks.alarms.afterwards._AT_ONCE", 200)
+    assert [(r.step, dict(r.values)) for r in readings(run[0])] == whole
