@@ -14,6 +14,9 @@ from svdhooks.alarms.watching import Watcher
 
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 
+_AT_ONCE = 2**21
+"""Values that are held at once as rules read them: some 200 MB."""
+
 _TRAINING = re.compile(r"train", re.IGNORECASE)
 _OTHER = re.compile(r"val|eval|test|dev|best|grad|scale|regular|aux", re.IGNORECASE)
 _LOSS = re.compile(r"(^|[/_.\s-])loss($|[/_.\s-])", re.IGNORECASE)
@@ -154,15 +157,25 @@ def readings(
 
 
 def _values(
-    columns: Sequence[_Column], first: int, last: int
+    log: Log,
+    names: Sequence[str],
+    metrics: Sequence[str],
+    block: NDArray[np.int64],
 ) -> dict[int, dict[str, dict[str, float]]]:
-    """Step -> layer -> measure -> value, from one step to another."""
+    """Step -> layer -> measure -> value as float32, of successive steps."""
     found: dict[int, dict[str, dict[str, float]]] = {}
-    for layer, metric, steps, values in columns:
-        start, end = np.searchsorted(steps, (first, last + 1)).tolist()
-        told = zip(steps[start:end].tolist(), values[start:end].tolist(), strict=True)
-        for step, value in told:
-            found.setdefault(step, {}).setdefault(layer, {})[metric] = value
+    # measure by measure: a log decodes each for all layers at once
+    for metric in metrics:
+        for layer in names:
+            steps, values = log.series(layer, metric)
+            first = np.searchsorted(steps, block[0])
+            last = np.searchsorted(steps, block[-1], side="right")
+            with np.errstate(over="ignore"):
+                rounded = values[first:last].astype(np.float32)
+            there = ~np.isnan(rounded)
+            at = steps[first:last][there].tolist()
+            for step, value in zip(at, rounded[there].tolist(), strict=True):
+                found.setdefault(step, {}).setdefault(layer, {})[metric] = value
     return found
 
 
