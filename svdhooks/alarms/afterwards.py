@@ -136,16 +136,14 @@ def readings(
         KeyError: If there is no such scalar.
     """
     rows = dict(log.described)
+    columns = _columns(log, measures)
     failed, limited = _reservations(log)
     run = _run_values(log, loss)
-    names = (*log.layers, *log.edges)
-    metrics = [m for m in log.metrics if measures is None or m in measures]
-    steps = log.steps
-    size = max(_AT_ONCE // max(len(names) * len(metrics), 1), 1)
-    for start in range(0, len(steps), size):
-        block = steps[start : start + size]
-        values = _values(log, names, metrics, block)
-        for step in block.tolist():
+    steps = log.steps.tolist()
+    for start in range(0, len(steps), _CHUNK):
+        chunk = steps[start : start + _CHUNK]
+        values = _values(columns, chunk[0], chunk[-1])
+        for step in chunk:
             yield Reading(
                 step,
                 in_order(values.get(step, {}), rows),
@@ -156,26 +154,40 @@ def readings(
             )
 
 
-def _values(
-    log: Log,
-    names: Sequence[str],
-    metrics: Sequence[str],
-    block: NDArray[np.int64],
-) -> dict[int, dict[str, dict[str, float]]]:
-    """Step -> layer -> measure -> value as float32, of successive steps."""
-    found: dict[int, dict[str, dict[str, float]]] = {}
+_CHUNK = 128
+"""Records that are held as dictionaries at a time: these take ten times their arrays."""
+
+_Column = tuple[str, str, NDArray[np.int64], NDArray[np.float32]]
+"""Layer, measure, steps and values."""
+
+
+def _columns(log: Log, measures: Collection[str] | None) -> list[_Column]:
+    """The series of all layers as float32, without what is NaN."""
+    found = []
+    metrics = [m for m in log.metrics if measures is None or m in measures]
+    names = (*log.layers, *log.edges)
     # measure by measure: a log decodes each for all layers at once
     for metric in metrics:
         for layer in names:
             steps, values = log.series(layer, metric)
-            first = np.searchsorted(steps, block[0])
-            last = np.searchsorted(steps, block[-1], side="right")
             with np.errstate(over="ignore"):
-                rounded = values[first:last].astype(np.float32)
+                rounded = values.astype(np.float32)
             there = ~np.isnan(rounded)
-            at = steps[first:last][there].tolist()
-            for step, value in zip(at, rounded[there].tolist(), strict=True):
-                found.setdefault(step, {}).setdefault(layer, {})[metric] = value
+            if there.any():
+                found.append((layer, metric, steps[there], rounded[there]))
+    return found
+
+
+def _values(
+    columns: Sequence[_Column], first: int, last: int
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Step -> layer -> measure -> value, from one step to another."""
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for layer, metric, steps, values in columns:
+        start, end = np.searchsorted(steps, (first, last + 1)).tolist()
+        told = zip(steps[start:end].tolist(), values[start:end].tolist(), strict=True)
+        for step, value in told:
+            found.setdefault(step, {}).setdefault(layer, {})[metric] = value
     return found
 
 

@@ -246,5 +246,5 @@ def test_long_logs_are_read_in_parts_that_do_not_show(
     run: tuple[svdhooks.RunLog, MemorySink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = [(r.step, dict(r.values)) for r in readings(run[0])]
-    monkeypatch.setattr("svdhooks.alarms.afterwards._AT_ONCE", 200)
+    monkeypatch.setattr("svdhooks.alarms.afterwards._CHUNK", 5)
     assert [(r.step, dict(r.values)) for r in readings(run[0])] == whole
