@@ -8,7 +8,8 @@ import pytest
 from svdhooks.web.embedding import embedded_page
 from svdhooks.web.page import PageData
 from tests.browser.chromium import FOUND, Tab, browser
-from tests.unit.web.made import HOSTILE, made
+from tests.unit.web.hostile import HOSTILE
+from tests.unit.web.made import made
 
 pytestmark = [
     pytest.mark.slow,

@@ -22,7 +22,11 @@ const HEIGHT = 232;
 export function createChart(container, data, options = {}) {
   const legend = element("div", { class: "legend" });
   const units = element("div", { class: "units" }, element("span"), element("span"));
-  const plot = element("div", { class: "plot", role: "img", "aria-label": options.label ?? "Chart" });
+  const plot = element("div", {
+    class: "plot",
+    role: "img",
+    "aria-label": options.label ?? "Chart",
+  });
   container.append(legend, units, plot);
   let chart = null;
   let shown = data;
@@ -55,8 +59,17 @@ export function createChart(container, data, options = {}) {
       if (s.hidden) return null;
       const value = element("b", {});
       s.value = value;
-      const swatch = element("i", { class: s.dash ? "swatch dashed" : "swatch", style: { color: colour(s, dark) } });
-      return element("span", { class: "key" }, swatch, element("span", { title: s.title }, s.label), value);
+      const swatch = element("i", {
+        class: s.dash ? "swatch dashed" : "swatch",
+        style: { color: colour(s, dark) },
+      });
+      return element(
+        "span",
+        { class: "key" },
+        swatch,
+        element("span", { title: s.title }, s.label),
+        value,
+      );
     });
   }
 
@@ -70,20 +83,49 @@ export function createChart(container, data, options = {}) {
   }
 
   function settings(series, room) {
-    const side = { stroke: () => inks().muted, grid: { stroke: () => inks().grid, width: 1 }, ticks: { show: false }, font: `11px ${FONT}`, gap: 6 };
+    const side = {
+      stroke: () => inks().muted,
+      grid: { stroke: () => inks().grid, width: 1 },
+      ticks: { show: false },
+      font: `11px ${FONT}`,
+      gap: 6,
+    };
     const axes = [
-      { ...side, ...ticking(shown.x, room / 70), size: 26, label: shown.x.label, labelSize: 15, labelGap: 0, labelFont: `11px ${FONT}` },
+      {
+        ...side,
+        ...ticking(shown.x, room / 70),
+        size: 26,
+        label: shown.x.label,
+        labelSize: 15,
+        labelGap: 0,
+        labelFont: `11px ${FONT}`,
+      },
       { ...side, ...ticking(shown.y, 5), size: sized },
     ];
     const scales = { x: scale(shown.x, true), y: scale(shown.y, false) };
     if (shown.y2) {
-      axes.push({ ...side, ...ticking(shown.y2, 5), scale: "y2", side: 1, size: sized, grid: { show: false } });
+      axes.push({
+        ...side,
+        ...ticking(shown.y2, 5),
+        scale: "y2",
+        side: 1,
+        size: sized,
+        grid: { show: false },
+      });
       scales.y2 = scale(shown.y2, false);
     }
     return {
-      width: room, height: options.height ?? HEIGHT, padding: [8, shown.y2 ? 2 : 20, 0, 0], legend: { show: false }, scales, axes,
+      width: room,
+      height: options.height ?? HEIGHT,
+      padding: [8, shown.y2 ? 2 : 20, 0, 0],
+      legend: { show: false },
+      scales,
+      axes,
       series: [{}, ...series.map(lined)],
-      bands: (shown.bands ?? []).map(([a, b]) => ({ series: [series.indexOf(a) + 1, series.indexOf(b) + 1], fill: () => `${colour(a, isDark())}2b` })),
+      bands: (shown.bands ?? []).map(([a, b]) => ({
+        series: [series.indexOf(a) + 1, series.indexOf(b) + 1],
+        fill: () => `${colour(a, isDark())}2b`,
+      })),
       cursor: { points: { size: 6 }, drag: { x: true, y: false, setScale: true }, y: false },
       hooks: {
         draw: [(u) => marks(u, shown, inks())],
@@ -96,28 +138,42 @@ export function createChart(container, data, options = {}) {
   function listen(u) {
     if (!options.onpick) return;
     let down = null;
-    u.over.addEventListener("mousedown", (e) => { down = e.clientX; });
+    u.over.addEventListener("mousedown", (e) => {
+      down = e.clientX;
+    });
     u.over.addEventListener("click", (e) => {
-      if (Math.abs(e.clientX - (down ?? e.clientX)) < 4 && u.cursor.idx !== null) options.onpick(u.data[0][u.cursor.idx]);
+      if (Math.abs(e.clientX - (down ?? e.clientX)) < 4 && u.cursor.idx !== null)
+        options.onpick(u.data[0][u.cursor.idx]);
     });
   }
 
   build();
   return {
-    update(next) { shown = next; build(); },
+    update(next) {
+      shown = next;
+      build();
+    },
     mark(x) {
       shown.mark = x;
       chart?.redraw(false);
       read(null);
     },
-    resize() { build(); },
-    destroy() { chart?.destroy(); container.replaceChildren(); },
+    resize() {
+      build();
+    },
+    destroy() {
+      chart?.destroy();
+      container.replaceChildren();
+    },
   };
 }
 
 function align(series, shown) {
   shown.drawn = series;
-  const tables = series.map((s) => [Array.from(s.x), Array.from(s.y, (v) => (usable(v, s.right ? shown.y2 : shown.y) ? v : null))]);
+  const tables = series.map((s) => [
+    Array.from(s.x),
+    Array.from(s.y, (v) => (usable(v, s.right ? shown.y2 : shown.y) ? v : null)),
+  ]);
   return [tables.length > 1 ? uPlot.join(tables) : tables[0], series];
 }
 
@@ -128,20 +184,39 @@ function usable(value, axis) {
 function lined(s) {
   const sparse = s.x.length <= 40 && !s.faint;
   return {
-    label: s.label, scale: s.right ? "y2" : "y", stroke: () => (s.hidden ? "transparent" : colour(s, isDark())),
-    width: s.width ?? 1.6, dash: s.dash, points: { show: sparse && !s.hidden, size: 4, fill: () => colour(s, isDark()) },
+    label: s.label,
+    scale: s.right ? "y2" : "y",
+    stroke: () => (s.hidden ? "transparent" : colour(s, isDark())),
+    width: s.width ?? 1.6,
+    dash: s.dash,
+    points: { show: sparse && !s.hidden, size: 4, fill: () => colour(s, isDark()) },
   };
 }
 
 function colour(s, dark) {
-  return typeof s.colour === "function" ? s.colour(dark) : s.colour ?? line(s.at ?? 0, dark);
+  return typeof s.colour === "function" ? s.colour(dark) : (s.colour ?? line(s.at ?? 0, dark));
 }
 
 function scale(axis, along) {
   const base = { time: false };
-  if (axis.early) return { ...base, distr: 4, asinh: 1, range: (u, low, high) => [low, high > low ? high : low + 1] };
-  if (axis.log) return { ...base, distr: 3, range: (u, low, high) => (low > 0 ? widened(Math.max(low, high * (axis.depth ?? 0)), high, along) : [1, 10]) };
-  return { ...base, range: (u, low, high) => (along ? [low, high > low ? high : low + 1] : padded(low, high, axis)) };
+  if (axis.early)
+    return {
+      ...base,
+      distr: 4,
+      asinh: 1,
+      range: (u, low, high) => [low, high > low ? high : low + 1],
+    };
+  if (axis.log)
+    return {
+      ...base,
+      distr: 3,
+      range: (u, low, high) =>
+        low > 0 ? widened(Math.max(low, high * (axis.depth ?? 0)), high, along) : [1, 10],
+    };
+  return {
+    ...base,
+    range: (u, low, high) => (along ? [low, high > low ? high : low + 1] : padded(low, high, axis)),
+  };
 }
 
 function widened(low, high, along) {
@@ -161,7 +236,11 @@ function padded(low, high, axis) {
 function ticking(axis, count) {
   const ticks = axis.early ? timeTicks : axis.log ? logTicks : linearTicks;
   const splits = (u, i, low, high) => ticks(low, high, Math.max(2, count));
-  return { splits, filter: (u, found) => found, values: (u, found) => found.map(axis.format ?? tick) };
+  return {
+    splits,
+    filter: (u, found) => found,
+    values: (u, found) => found.map(axis.format ?? tick),
+  };
 }
 
 function sized(u, values) {
@@ -171,11 +250,13 @@ function sized(u, values) {
 
 function nearest(x, value) {
   let best = 0;
-  for (let i = 0; i < x.length; i++) if (Math.abs(x[i] - value) <= Math.abs(x[best] - value)) best = i;
+  for (let i = 0; i < x.length; i++)
+    if (Math.abs(x[i] - value) <= Math.abs(x[best] - value)) best = i;
   return value === Infinity ? x.length - 1 : best;
 }
 
 function atOrBefore(values, index) {
-  for (let i = index; i >= 0; i--) if (values[i] !== null && values[i] !== undefined) return values[i];
+  for (let i = index; i >= 0; i--)
+    if (values[i] !== null && values[i] !== undefined) return values[i];
   return null;
 }

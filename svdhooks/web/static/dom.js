@@ -8,7 +8,8 @@ export function element(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name === "style") for (const [k, v] of Object.entries(value)) made.style.setProperty(k, v);
+    else if (name === "style")
+      for (const [k, v] of Object.entries(value)) made.style.setProperty(k, v);
     else if (PROPERTIES.has(name)) made[name] = value;
     else made.setAttribute(name, value === true ? "" : String(value));
   }
@@ -18,7 +19,9 @@ export function element(tag, attributes = {}, ...children) {
 
 /** Replace what an element holds. */
 export function fill(parent, ...children) {
-  parent.replaceChildren(...children.flat().filter((c) => c !== null && c !== undefined && c !== false));
+  parent.replaceChildren(
+    ...children.flat().filter((c) => c !== null && c !== undefined && c !== false),
+  );
   return parent;
 }
 
@@ -41,10 +44,22 @@ export function chooser(label, choices, chosen, onchoice) {
 export function switcher(label, choices, chosen, onchoice) {
   const group = element("div", { class: "switch", role: "group", "aria-label": label });
   const press = (value) => {
-    for (const b of group.children) b.setAttribute("aria-pressed", String(b.dataset.value === String(value)));
+    for (const b of group.children)
+      b.setAttribute("aria-pressed", String(b.dataset.value === String(value)));
   };
   for (const [value, text, title] of choices) {
-    const button = element("button", { type: "button", title, onclick: () => { press(value); onchoice(value); } }, text);
+    const button = element(
+      "button",
+      {
+        type: "button",
+        title,
+        onclick: () => {
+          press(value);
+          onchoice(value);
+        },
+      },
+      text,
+    );
     button.dataset.value = String(value);
     group.append(button);
   }
@@ -66,17 +81,30 @@ export function recomputed(calls) {
       copy.textContent = "Select it by hand";
     }
   });
-  return element("details", { class: "call" },
-    element("summary", {}, "Recompute"), element("p", {}, element("code", {}, call), copy));
+  return element(
+    "details",
+    { class: "call" },
+    element("summary", {}, "Recompute"),
+    element("p", {}, element("code", {}, call), copy),
+  );
 }
 
 /** A framed figure: a heading, its controls, what it shows, and one line below. */
-export function card(title, { controls = null, note = null, call = null, wide = false, level = "h3" } = {}) {
+export function card(
+  title,
+  { controls = null, note = null, call = null, wide = false, level = "h3" } = {},
+) {
   const body = element("div", { class: "figure" });
   const heading = element(level, {}, title);
   const caption = element("p", { class: "note" }, note ?? "");
   caption.hidden = !note;
-  const root = element("section", { class: wide ? "card wide" : "card" },
-    element("header", {}, heading, controls), body, caption, recomputed(call));
+  const root = element(
+    "section",
+    { class: wide ? "card wide" : "card" },
+    element("header", {}, heading, controls),
+    body,
+    caption,
+    recomputed(call),
+  );
   return { root, body, heading, caption };
 }

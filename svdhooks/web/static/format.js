@@ -1,7 +1,19 @@
 // Numbers, steps and names as people read them.
 
 const MINUS = "\u2212";
-const POWERS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+const POWERS = {
+  "-": "⁻",
+  0: "⁰",
+  1: "¹",
+  2: "²",
+  3: "³",
+  4: "⁴",
+  5: "⁵",
+  6: "⁶",
+  7: "⁷",
+  8: "⁸",
+  9: "⁹",
+};
 
 const NONE = "\u2013";
 
@@ -23,7 +35,13 @@ export function number(value, digits = 3) {
 
 /** 10ⁿ with raised digits. */
 export function power(exponent) {
-  return "10" + String(exponent).split("").map((c) => POWERS[c]).join("");
+  return (
+    "10" +
+    String(exponent)
+      .split("")
+      .map((c) => POWERS[c])
+      .join("")
+  );
 }
 
 function trimmed(text) {

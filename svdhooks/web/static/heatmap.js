@@ -20,7 +20,10 @@ const GAP = 4;
 export function createHeatmap(container, data, options = {}) {
   const canvas = element("canvas", { class: "heat" });
   const over = element("canvas", {
-    class: "heat over", tabIndex: 0, role: "application", "aria-roledescription": "heat map",
+    class: "heat over",
+    tabIndex: 0,
+    role: "application",
+    "aria-roledescription": "heat map",
     "aria-label": `${options.label ?? "Heat map"}. Arrow keys move through rows and columns.`,
   });
   const tip = element("div", { class: "tip", role: "status", "aria-live": "polite" });
@@ -54,8 +57,12 @@ export function createHeatmap(container, data, options = {}) {
     const box = over.getBoundingClientRect();
     const x = event.clientX - box.left;
     const y = event.clientY - box.top;
-    if (!place || x < place.left || x >= place.left + place.plot || y < 0 || y > place.bottom) return null;
-    const j = Math.min(shown.columns - 1, Math.floor(((x - place.left) / place.plot) * shown.columns));
+    if (!place || x < place.left || x >= place.left + place.plot || y < 0 || y > place.bottom)
+      return null;
+    const j = Math.min(
+      shown.columns - 1,
+      Math.floor(((x - place.left) / place.plot) * shown.columns),
+    );
     let i = place.tops.findIndex((top) => y < top + place.row);
     if (i < 0) i = shown.rows - 1;
     return [i, j];
@@ -83,12 +90,20 @@ export function createHeatmap(container, data, options = {}) {
   }
 
   function onkey(event) {
-    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -1e9], End: [0, 1e9] };
+    const moves = {
+      ArrowUp: [-1, 0],
+      ArrowDown: [1, 0],
+      ArrowLeft: [0, -1],
+      ArrowRight: [0, 1],
+      Home: [0, -1e9],
+      End: [0, 1e9],
+    };
     if (event.key === "Escape") return show(null);
     const move = moves[event.key];
     if (!move || event.altKey || event.ctrlKey || event.metaKey) return undefined;
     event.preventDefault();
-    const from = shown.row >= 0 ? [shown.row, shown.column >= 0 ? shown.column : shown.columns - 1] : [0, 0];
+    const from =
+      shown.row >= 0 ? [shown.row, shown.column >= 0 ? shown.column : shown.columns - 1] : [0, 0];
     const i = Math.max(0, Math.min(shown.rows - 1, from[0] + move[0]));
     const j = Math.max(0, Math.min(shown.columns - 1, from[1] + move[1]));
     choose(i, j);
@@ -105,10 +120,21 @@ export function createHeatmap(container, data, options = {}) {
   over.addEventListener("keydown", onkey);
   draw();
   return {
-    update(next) { shown = next; hover = null; tip.hidden = true; draw(); },
-    mark(row, column) { shown.row = row; shown.column = column; select(); },
+    update(next) {
+      shown = next;
+      hover = null;
+      tip.hidden = true;
+      draw();
+    },
+    mark(row, column) {
+      shown.row = row;
+      shown.column = column;
+      select();
+    },
     resize: draw,
-    destroy() { frame.remove(); },
+    destroy() {
+      frame.remove();
+    },
   };
 }
 
@@ -125,9 +151,16 @@ function sizeCanvas(canvas, width, height) {
 function layout(data, width, options, ctx) {
   const left = margin(data, width, options, ctx);
   const plot = width - left - 2;
-  const inner = options.square ? Math.min(plot, options.height(data.rows)) * (data.rows / Math.max(data.rows, data.columns)) : options.height(data.rows);
+  const inner = options.square
+    ? Math.min(plot, options.height(data.rows)) * (data.rows / Math.max(data.rows, data.columns))
+    : options.height(data.rows);
   const starts = data.groups ? changes(data.groups) : [];
-  const gap = starts.length && inner / data.rows >= 6 ? GAP : starts.length && inner / data.rows >= 2.5 ? 1 : 0;
+  const gap =
+    starts.length && inner / data.rows >= 6
+      ? GAP
+      : starts.length && inner / data.rows >= 2.5
+        ? 1
+        : 0;
   const row = options.square ? inner / data.rows : inner / data.rows;
   const tops = [];
   let y = row < 12 ? 7 : 1;
@@ -143,8 +176,14 @@ function layout(data, width, options, ctx) {
 function margin(data, width, options, ctx) {
   ctx.font = "12px sans-serif";
   let widest = 0;
-  for (let i = 0; i < data.rows; i++) widest = Math.max(widest, Math.min(600, ctx.measureText(String(data.rowLabel(i)).slice(0, 90)).width));
-  return Math.ceil(Math.max(34, Math.min(widest + 22, width * (options.margin ?? (width < 480 ? 0.36 : 0.28)))));
+  for (let i = 0; i < data.rows; i++)
+    widest = Math.max(
+      widest,
+      Math.min(600, ctx.measureText(String(data.rowLabel(i)).slice(0, 90)).width),
+    );
+  return Math.ceil(
+    Math.max(34, Math.min(widest + 22, width * (options.margin ?? (width < 480 ? 0.36 : 0.28)))),
+  );
 }
 
 function changes(groups) {

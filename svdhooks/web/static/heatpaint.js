@@ -7,20 +7,28 @@ import { spaced } from "./ticks.js";
 /** The cells, pixel by pixel, on an empty canvas; then what cannot be trusted is hatched. */
 export function paintCells(ctx, data, place, ink) {
   const pixel = window.devicePixelRatio || 1;
-  const image = ctx.createImageData(Math.max(1, Math.round(place.plot * pixel)), Math.max(1, Math.round(place.bottom * pixel)));
+  const image = ctx.createImageData(
+    Math.max(1, Math.round(place.plot * pixel)),
+    Math.max(1, Math.round(place.bottom * pixel)),
+  );
   const pixels = new Uint32Array(image.data.buffer);
   const colours = packedColours(data.lut);
   const none = packedColours([1, 3, 5].map((i) => parseInt(ink.missing.substr(i, 2), 16)))[0];
-  const columns = Int32Array.from({ length: image.width }, (_, x) => Math.min(data.columns - 1, Math.floor((x / image.width) * data.columns)));
+  const columns = Int32Array.from({ length: image.width }, (_, x) =>
+    Math.min(data.columns - 1, Math.floor((x / image.width) * data.columns)),
+  );
   for (let i = 0; i < data.rows; i++) {
     const top = Math.round(place.tops[i] * pixel);
     const bottom = Math.max(top + 1, Math.round((place.tops[i] + place.row) * pixel));
     const from = top * image.width;
     for (let x = 0; x < image.width; x++) {
       const share = data.shares[i * data.columns + columns[x]];
-      pixels[from + x] = Number.isNaN(share) ? none : colours[share <= 0 ? 0 : share >= 1 ? 255 : Math.round(share * 255)];
+      pixels[from + x] = Number.isNaN(share)
+        ? none
+        : colours[share <= 0 ? 0 : share >= 1 ? 255 : Math.round(share * 255)];
     }
-    for (let y = top + 1; y < bottom && y < image.height; y++) pixels.copyWithin(y * image.width, from, from + image.width);
+    for (let y = top + 1; y < bottom && y < image.height; y++)
+      pixels.copyWithin(y * image.width, from, from + image.width);
   }
   ctx.putImageData(image, Math.round(place.left * pixel), 0);
   if (data.hatched) hatch(ctx, data, place);
@@ -55,7 +63,10 @@ export function strokes(ctx) {
   const tile = document.createElement("canvas");
   tile.width = tile.height = 8;
   const t = tile.getContext("2d");
-  for (const [colour, shift] of [["rgba(0,0,0,.5)", 0], ["rgba(255,255,255,.65)", 1.4]]) {
+  for (const [colour, shift] of [
+    ["rgba(0,0,0,.5)", 0],
+    ["rgba(255,255,255,.65)", 1.4],
+  ]) {
     t.strokeStyle = colour;
     t.lineWidth = 1.2;
     for (const x of [-8, 0, 8]) {
@@ -72,7 +83,10 @@ function outline(ctx, data, place) {
   const [rows, columns] = data.outline;
   const width = (place.plot / data.columns) * Math.min(columns, data.columns);
   const height = place.row * Math.min(rows, data.rows);
-  for (const [colour, size] of [["rgba(0,0,0,.8)", 3], ["#ffffff", 1.4]]) {
+  for (const [colour, size] of [
+    ["rgba(0,0,0,.8)", 3],
+    ["#ffffff", 1.4],
+  ]) {
     ctx.strokeStyle = colour;
     ctx.lineWidth = size;
     ctx.strokeRect(place.left, place.tops[0], width, height);
@@ -91,7 +105,12 @@ export function paintAxes(ctx, data, place, ink, options) {
   ctx.font = `11px ${FONT}`;
   ctx.fillStyle = ink.muted;
   ctx.textBaseline = "top";
-  for (const j of spaced(data.columns, place.plot, options.every ?? 64, options.numeric && options.square)) {
+  for (const j of spaced(
+    data.columns,
+    place.plot,
+    options.every ?? 64,
+    options.numeric && options.square,
+  )) {
     const x = place.left + ((j + 0.5) / data.columns) * place.plot;
     const text = data.columnLabel(j);
     const half = ctx.measureText(text).width / 2;
@@ -121,7 +140,10 @@ function rowLabels(data, place, options) {
     }
     return found;
   }
-  return spaced(data.rows, place.bottom, apart, options.numeric).map((i) => [middle(i, i), data.rowLabel(i)]);
+  return spaced(data.rows, place.bottom, apart, options.numeric).map((i) => [
+    middle(i, i),
+    data.rowLabel(i),
+  ]);
 }
 
 /** The chosen row and column, and the cell under the pointer, on an empty canvas. */
@@ -147,7 +169,8 @@ export function paintSelection(ctx, data, place, ink, hover) {
     ctx.fill();
     twice(ctx, ink, () => ctx.strokeRect(x - 0.5, 0.5, 1, place.bottom - 0.5), 0.4);
   }
-  for (const [i, j] of data.flags ?? []) flag(ctx, ink, place.left + (j + 0.5) * wide, place.tops[i] + place.row / 2);
+  for (const [i, j] of data.flags ?? [])
+    flag(ctx, ink, place.left + (j + 0.5) * wide, place.tops[i] + place.row / 2);
   if (hover) {
     const [x, y] = [place.left + hover[1] * wide, place.tops[hover[0]]];
     twice(ctx, ink, () => ctx.strokeRect(x, y, Math.max(2, wide), Math.max(2, place.row)));
@@ -169,7 +192,10 @@ function flag(ctx, ink, x, y) {
 
 function twice(ctx, ink, draw, strength = 1) {
   ctx.globalAlpha = strength;
-  for (const [colour, size] of [[ink.paper, 3], [ink.ink, 1.3]]) {
+  for (const [colour, size] of [
+    [ink.paper, 3],
+    [ink.ink, 1.3],
+  ]) {
     ctx.strokeStyle = colour;
     ctx.lineWidth = size;
     draw();

@@ -13,12 +13,17 @@ const COVARIANCE = ["input_effective_rank", "output_effective_rank"];
 const RANKS = "Ranks of the weight";
 const IN_OUT = "Covariance in and out: effective rank";
 const EXPLAINED = {
-  [RANKS]: "Stable: falls when one direction takes over. Effective: weak directions count too. Numerical: exact loss, and nothing less.",
-  [IN_OUT]: "Directions in use among what enters the layer, and among what leaves it before the nonlinearity; weak ones count too.",
+  [RANKS]:
+    "Stable: falls when one direction takes over. Effective: weak directions count too. Numerical: exact loss, and nothing less.",
+  [IN_OUT]:
+    "Directions in use among what enters the layer, and among what leaves it before the nonlinearity; weak ones count too.",
 };
 const SHORT = {
-  weight_stable_rank: "stable rank", weight_effective_rank: "effective rank", weight_numerical_rank: "numerical rank",
-  input_effective_rank: "what enters", output_effective_rank: "what leaves",
+  weight_stable_rank: "stable rank",
+  weight_effective_rank: "effective rank",
+  weight_numerical_rank: "numerical rank",
+  input_effective_rank: "what enters",
+  output_effective_rank: "what leaves",
 };
 
 /**
@@ -29,14 +34,24 @@ export function createLayerView(container, data, options = {}) {
   const head = element("div", { class: "layerhead" });
   const bar = element("div", { class: "layerbar" });
   const grid = element("div", { class: "cards" });
-  const root = element("section", { class: "layerview", "aria-label": "Layer", tabIndex: -1 }, head, bar, grid);
+  const root = element(
+    "section",
+    { class: "layerview", "aria-label": "Layer", tabIndex: -1 },
+    head,
+    bar,
+    grid,
+  );
   container.append(root);
   let shown = data;
   let views = [];
   let stepper = null;
 
   function update(next) {
-    const open = next.run !== shown.run || next.layer !== shown.layer || next.measure !== shown.measure || !views.length;
+    const open =
+      next.run !== shown.run ||
+      next.layer !== shown.layer ||
+      next.measure !== shown.measure ||
+      !views.length;
     shown = next;
     if (!open) return mark(next.step);
     for (const view of views) view.destroy();
@@ -44,7 +59,11 @@ export function createLayerView(container, data, options = {}) {
     title();
     stepper?.destroy();
     bar.hidden = stepsOf(shown).length < 2;
-    stepper = createStepper(bar, { steps: stepsOf(shown), step: shown.step }, { onpick: options.onstep });
+    stepper = createStepper(
+      bar,
+      { steps: stepsOf(shown), step: shown.step },
+      { onpick: options.onstep },
+    );
     return cards();
   }
 
@@ -52,16 +71,34 @@ export function createLayerView(container, data, options = {}) {
     const { run, layer } = shown;
     const about = run.layer(layer);
     const place = run.places.get(layer);
-    const go = (by) => options.onlayer?.(run.names[(place + by + run.names.length) % run.names.length]);
+    const go = (by) =>
+      options.onlayer?.(run.names[(place + by + run.names.length) % run.names.length]);
     const list = run.names.map((name) => [name, shortened(name, 56)]);
-    const words = [about.kind, about.shape ? `${about.shape[0]} × ${about.shape[1]} (out × in)` : null, about.note].filter(Boolean);
-    fill(head,
+    const words = [
+      about.kind,
+      about.shape ? `${about.shape[0]} × ${about.shape[1]} (out × in)` : null,
+      about.note,
+    ].filter(Boolean);
+    fill(
+      head,
       element("h2", { title: visible(layer).slice(0, 2000), dir: "auto" }, named(layer, 64)),
       element("p", { class: "note" }, visible(words.join(" · ")).slice(0, 300)),
-      element("div", { class: "controls" },
-        element("button", { type: "button", title: "Layer before (↑)", onclick: () => go(-1) }, "↑ Before"),
-        element("button", { type: "button", title: "Layer after (↓)", onclick: () => go(1) }, "↓ After"),
-        chooser("Layer", list, layer, (name) => options.onlayer?.(name))));
+      element(
+        "div",
+        { class: "controls" },
+        element(
+          "button",
+          { type: "button", title: "Layer before (↑)", onclick: () => go(-1) },
+          "↑ Before",
+        ),
+        element(
+          "button",
+          { type: "button", title: "Layer after (↓)", onclick: () => go(1) },
+          "↓ After",
+        ),
+        chooser("Layer", list, layer, (name) => options.onlayer?.(name)),
+      ),
+    );
   }
 
   function cards() {
@@ -86,9 +123,15 @@ export function createLayerView(container, data, options = {}) {
     const { run, layer } = shown;
     const found = run.spectra?.[layer]?.[point];
     if (!found?.steps.length) return;
-    const of = { spectrum: found, point, step: shown.step, note: point === "weight" ? run.layer(layer).note : "" };
+    const of = {
+      spectrum: found,
+      point,
+      step: shown.step,
+      note: point === "weight" ? run.layer(layer).note : "",
+    };
     add(createSpectrum, of);
-    if (point === "weight" && found.steps.length > 2) add(createWaterfall, of, { onpick: options.onstep });
+    if (point === "weight" && found.steps.length > 2)
+      add(createWaterfall, of, { onpick: options.onstep });
   }
 
   /** A card that would stand alone in its row takes the whole of it. */
@@ -106,11 +149,23 @@ export function createLayerView(container, data, options = {}) {
 
   function ranks(name, wanted) {
     const { run, layer } = shown;
-    const found = run.measuresOf(layer).filter((m) => wanted.includes(m.name)).map((m) => ({ ...m, short: SHORT[m.name] }));
+    const found = run
+      .measuresOf(layer)
+      .filter((m) => wanted.includes(m.name))
+      .map((m) => ({ ...m, short: SHORT[m.name] }));
     found.sort((a, b) => wanted.indexOf(a.name) - wanted.indexOf(b.name));
     if (!found.length) return;
-    const limited = found.some((m) => run.limited(m, layer)) ? " Too few samples at some records: may read low." : "";
-    add(createCurves, { run, layer, step: shown.step, measures: found, title: name, note: (found.length > 1 ? EXPLAINED[name] : visible(found[0].meaning ?? "")) + limited });
+    const limited = found.some((m) => run.limited(m, layer))
+      ? " Too few samples at some records: may read low."
+      : "";
+    add(createCurves, {
+      run,
+      layer,
+      step: shown.step,
+      measures: found,
+      title: name,
+      note: (found.length > 1 ? EXPLAINED[name] : visible(found[0].meaning ?? "")) + limited,
+    });
   }
 
   /** The measure of the map, for this layer: over all runs, where there are several. */
@@ -121,7 +176,14 @@ export function createLayerView(container, data, options = {}) {
     const drawn = [...WEIGHT, ...COVARIANCE].includes(measure.name);
     const beside = (others ?? []).filter((r) => r.curve(r.measure(measure.name), layer).x.length);
     if (drawn && !beside.length) return;
-    add(createCurves, { run, layer, step: shown.step, measures: [measure], others: beside, title: capital(shortened(measure.title, 70)) });
+    add(createCurves, {
+      run,
+      layer,
+      step: shown.step,
+      measures: [measure],
+      others: beside,
+      title: capital(shortened(measure.title, 70)),
+    });
   }
 
   function add(create, of, more = {}) {
@@ -136,10 +198,13 @@ export function createLayerView(container, data, options = {}) {
 
   update(data);
   return {
-    update, mark,
+    update,
+    mark,
     toggle: () => stepper?.toggle(),
     move: (by) => stepper?.move(by),
-    resize() { for (const view of views) view.resize(); },
+    resize() {
+      for (const view of views) view.resize();
+    },
     destroy() {
       for (const view of views) view.destroy();
       stepper?.destroy();
@@ -151,7 +216,7 @@ export function createLayerView(container, data, options = {}) {
 /** All steps at which anything of this layer was recorded. */
 function stepsOf({ run, layer }) {
   const found = new Set(run.steps);
-  for (const spectrum of Object.values(run.spectra?.[layer] ?? {})) for (const s of spectrum.steps) found.add(s);
+  for (const spectrum of Object.values(run.spectra?.[layer] ?? {}))
+    for (const s of spectrum.steps) found.add(s);
   return Int32Array.from(found).sort();
 }
-

@@ -38,28 +38,65 @@ function values(run, measure, records, mode) {
 }
 
 function aroundOne(raw, related, dark) {
-  const sizes = mapped(related, (v) => (v > 0 && Number.isFinite(v) ? Math.abs(Math.log2(v)) : NaN));
+  const sizes = mapped(related, (v) =>
+    v > 0 && Number.isFinite(v) ? Math.abs(Math.log2(v)) : NaN,
+  );
   const reach = Math.max(0.25, quantile(sizes, 0.995));
-  const shares = mapped(related, (v) => (Number.isNaN(v) ? NaN : Math.max(0, Math.min(1, 0.5 + Math.log2(Math.max(v, 1e-30)) / (2 * reach)))));
+  const shares = mapped(related, (v) =>
+    Number.isNaN(v)
+      ? NaN
+      : Math.max(0, Math.min(1, 0.5 + Math.log2(Math.max(v, 1e-30)) / (2 * reach))),
+  );
   const text = (v) => `× ${number(v, 2)}`;
-  return { raw, related, shares, lut: diverging(dark), reading: (v) => `${text(v)} of the start`, title: "times its first value",
-    ticks: [[0, text(2 ** -reach)], [0.5, "× 1"], [1, text(2 ** reach)]] };
+  return {
+    raw,
+    related,
+    shares,
+    lut: diverging(dark),
+    reading: (v) => `${text(v)} of the start`,
+    title: "times its first value",
+    ticks: [
+      [0, text(2 ** -reach)],
+      [0.5, "× 1"],
+      [1, text(2 ** reach)],
+    ],
+  };
 }
 
 function fromLow(raw, related, mode, measure) {
   const share = mode === "maximum" || measure.unit === "share";
-  const top = share && mode === "maximum" ? Math.min(1, Math.max(0.02, quantile(related, 1))) : quantile(related, 0.998);
+  const top =
+    share && mode === "maximum"
+      ? Math.min(1, Math.max(0.02, quantile(related, 1)))
+      : quantile(related, 0.998);
   const bottom = quantile(related, 0.002);
   const wide = !share && bottom > 0 && top / bottom > 30;
   const low = wide ? bottom : Math.min(0, bottom);
   const high = top > low ? top : low + 1;
-  const along = wide ? (v) => Math.log(Math.max(v, low) / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
-  const shares = mapped(related, (v) => (Number.isNaN(v) ? NaN : Math.max(0, Math.min(1, along(v)))));
+  const along = wide
+    ? (v) => Math.log(Math.max(v, low) / low) / Math.log(high / low)
+    : (v) => (v - low) / (high - low);
+  const shares = mapped(related, (v) =>
+    Number.isNaN(v) ? NaN : Math.max(0, Math.min(1, along(v))),
+  );
   const text = mode === "maximum" ? (v) => percent(v, 2) : (v) => number(v, 3);
   const middle = wide ? Math.sqrt(low * high) : (low + high) / 2;
-  return { raw, related, shares, lut: sequential(), reading: mode === "maximum" ? (v) => `${percent(v)} of the maximum` : null,
-    title: mode === "maximum" ? "of the largest possible value" : `${measure.unit || ""}${wide ? " (logarithmic)" : ""}`,
-    ticks: [[0, text(low)], [0.5, text(middle)], [1, text(high)]] };
+  return {
+    raw,
+    related,
+    shares,
+    lut: sequential(),
+    reading: mode === "maximum" ? (v) => `${percent(v)} of the maximum` : null,
+    title:
+      mode === "maximum"
+        ? "of the largest possible value"
+        : `${measure.unit || ""}${wide ? " (logarithmic)" : ""}`,
+    ticks: [
+      [0, text(low)],
+      [0.5, text(middle)],
+      [1, text(high)],
+    ],
+  };
 }
 
 const ENOUGH = 60_000;
@@ -77,13 +114,15 @@ export function quantile(values, q) {
   const stride = Math.max(1, Math.floor(values.length / ENOUGH));
   const finite = new Float32Array(Math.ceil(values.length / stride));
   let count = 0;
-  for (let i = 0; i < values.length; i += stride) if (Number.isFinite(values[i])) finite[count++] = values[i];
+  for (let i = 0; i < values.length; i += stride)
+    if (Number.isFinite(values[i])) finite[count++] = values[i];
   if (!count) return 1;
   return finite.subarray(0, count).sort()[Math.round(q * (count - 1))];
 }
 
 function largest(values) {
   let most = -Infinity;
-  for (let i = 0; i < values.length; i++) if (values[i] > most && values[i] < Infinity) most = values[i];
+  for (let i = 0; i < values.length; i++)
+    if (values[i] > most && values[i] < Infinity) most = values[i];
   return Number.isFinite(most) ? most : 1;
 }

@@ -41,14 +41,27 @@ export function createRankMap(container, data, options = {}) {
     fill(call, recomputed(measure.call));
     const cells = described(measure, colours);
     if (map) map.update(cells);
-    else map = createHeatmap(plot, cells, { label: "Rank map, layers by records", height: tall, onselect: chosen });
+    else
+      map = createHeatmap(plot, cells, {
+        label: "Rank map, layers by records",
+        height: tall,
+        onselect: chosen,
+      });
   }
 
   function choices(measure) {
-    const list = shown.run.measures.map((m) => [m.name, capital(shortened(m.title, 60)), visible(m.meaning ?? "").slice(0, 300), capital(shortened(m.point || "other", 40))]);
+    const list = shown.run.measures.map((m) => [
+      m.name,
+      capital(shortened(m.title, 60)),
+      visible(m.meaning ?? "").slice(0, 300),
+      capital(shortened(m.point || "other", 40)),
+    ]);
     const scales = SCALES.filter(([mode]) => mode !== "maximum" || measure.maximum);
-    fill(controls, chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
-      switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)));
+    fill(
+      controls,
+      chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
+      switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)),
+    );
   }
 
   function described(measure, colours) {
@@ -56,10 +69,18 @@ export function createRankMap(container, data, options = {}) {
     const groups = run.layers.map((l) => l.group || "");
     const m = records.length;
     return {
-      rows: run.names.length, columns: m, shares: colours.shares, lut: colours.lut,
-      hatched: hatching(measure), groups: new Set(groups).size > 1 ? groups : null,
-      rowLabel: (i) => run.names[i], columnLabel: (j) => step(run.steps[records[j]]), columnTitle: "step, one column per record",
-      flags: flagged(run), row: run.places.get(shown.layer) ?? -1, column: column(shown.step),
+      rows: run.names.length,
+      columns: m,
+      shares: colours.shares,
+      lut: colours.lut,
+      hatched: hatching(measure),
+      groups: new Set(groups).size > 1 ? groups : null,
+      rowLabel: (i) => run.names[i],
+      columnLabel: (j) => step(run.steps[records[j]]),
+      columnTitle: "step, one column per record",
+      flags: flagged(run),
+      row: run.places.get(shown.layer) ?? -1,
+      column: column(shown.step),
       describe: (i, j) => reading(measure, colours, i, j, m),
     };
   }
@@ -69,10 +90,17 @@ export function createRankMap(container, data, options = {}) {
     const raw = colours.raw[i * m + j];
     const unit = measure.unit && measure.unit !== "share" ? ` ${measure.unit}` : "";
     const most = measure.maximum?.[i];
-    const parts = [shortened(run.names[i], 60), `step ${step(run.steps[records[j]])}`,
-      Number.isNaN(raw) ? "not measured" : `${number(raw, 4)}${Number.isFinite(most) ? ` of ${number(most, 4)}` : ""}${unit}`];
-    if (colours.reading && !Number.isNaN(raw)) parts.push(colours.reading(colours.related[i * m + j]));
-    if (measure.limited?.[records[j] * run.names.length + i]) parts.push("too few samples: may read low");
+    const parts = [
+      shortened(run.names[i], 60),
+      `step ${step(run.steps[records[j]])}`,
+      Number.isNaN(raw)
+        ? "not measured"
+        : `${number(raw, 4)}${Number.isFinite(most) ? ` of ${number(most, 4)}` : ""}${unit}`,
+    ];
+    if (colours.reading && !Number.isNaN(raw))
+      parts.push(colours.reading(colours.related[i * m + j]));
+    if (measure.limited?.[records[j] * run.names.length + i])
+      parts.push("too few samples: may read low");
     return parts.join(" · ");
   }
 
@@ -81,30 +109,55 @@ export function createRankMap(container, data, options = {}) {
     const wide = shown.run.names.length;
     const found = new Uint8Array(wide * records.length);
     for (let l = 0; l < wide; l++) {
-      for (let j = 0; j < records.length; j++) found[l * records.length + j] = measure.limited[records[j] * wide + l];
+      for (let j = 0; j < records.length; j++)
+        found[l * records.length + j] = measure.limited[records[j] * wide + l];
     }
     return found;
   }
 
   function legend(measure, colours) {
     const bar = element("div", { class: "bar", style: { background: gradient(colours.lut) } });
-    const ticks = element("div", { class: "ticks" }, colours.ticks.map(([, text]) => element("span", {}, text)));
-    const parts = [element("div", { class: "scale" }, bar, ticks), element("span", { class: "unit" }, visible(colours.title).slice(0, 60))];
-    if (measure.limited?.some(Boolean)) parts.push(element("span", { class: "sample" }, swatch(), "too few samples: may read low"));
-    if (flagged(shown.run).length) parts.push(element("span", { class: "sample" }, element("span", { class: "badge alarm", "aria-hidden": "true" }, "▲"), "alarm raised"));
-    if (colours.raw.some(Number.isNaN)) parts.push(element("span", { class: "sample" }, element("i", { class: "missing" }), "not measured"));
+    const ticks = element(
+      "div",
+      { class: "ticks" },
+      colours.ticks.map(([, text]) => element("span", {}, text)),
+    );
+    const parts = [
+      element("div", { class: "scale" }, bar, ticks),
+      element("span", { class: "unit" }, visible(colours.title).slice(0, 60)),
+    ];
+    if (measure.limited?.some(Boolean))
+      parts.push(element("span", { class: "sample" }, swatch(), "too few samples: may read low"));
+    if (flagged(shown.run).length)
+      parts.push(
+        element(
+          "span",
+          { class: "sample" },
+          element("span", { class: "badge alarm", "aria-hidden": "true" }, "▲"),
+          "alarm raised",
+        ),
+      );
+    if (colours.raw.some(Number.isNaN))
+      parts.push(
+        element("span", { class: "sample" }, element("i", { class: "missing" }), "not measured"),
+      );
     fill(key, ...parts);
   }
 
   /** Cells at which an alarm was raised. */
   function flagged(run) {
-    const raised = (run.alarms ?? []).filter((a) => a.severity === "alarm" && run.places.has(a.layer));
+    const raised = (run.alarms ?? []).filter(
+      (a) => a.severity === "alarm" && run.places.has(a.layer),
+    );
     return raised.map((a) => [run.places.get(a.layer), column(a.step)]);
   }
 
   function column(value) {
     if (value === null || value === undefined || !records.length) return -1;
-    return at(records.map((t) => shown.run.steps[t]), value);
+    return at(
+      records.map((t) => shown.run.steps[t]),
+      value,
+    );
   }
 
   function chosen(i, j) {

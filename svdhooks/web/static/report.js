@@ -28,14 +28,24 @@ function firstLayer(run) {
 function opening(runs) {
   const asked = parsed(location.hash);
   const gravest = runs.reduce((worst, r, i) => (gravity(r) < gravity(runs[worst]) ? i : worst), 0);
-  const index = asked.run === undefined ? gravest : Math.max(0, Math.min(runs.length - 1, Number(asked.run) || 0));
+  const index =
+    asked.run === undefined
+      ? gravest
+      : Math.max(0, Math.min(runs.length - 1, Number(asked.run) || 0));
   const run = runs[index];
-  const measure = run.measure(asked.measure) ?? run.measures.find((m) => m.headline) ?? run.measures[0];
+  const measure =
+    run.measure(asked.measure) ?? run.measures.find((m) => m.headline) ?? run.measures[0];
   return {
-    run: index, layer: run.places.has(asked.layer) ? asked.layer : firstLayer(run),
-    step: asked.step !== undefined && Number.isFinite(Number(asked.step)) ? Number(asked.step) : lastStep(run),
-    measure: measure?.name, scale: ["absolute", "start", "maximum"].includes(asked.scale) ? asked.scale : "absolute",
-    pair: asked.pair, theme: asked.theme ?? "auto",
+    run: index,
+    layer: run.places.has(asked.layer) ? asked.layer : firstLayer(run),
+    step:
+      asked.step !== undefined && Number.isFinite(Number(asked.step))
+        ? Number(asked.step)
+        : lastStep(run),
+    measure: measure?.name,
+    scale: ["absolute", "start", "maximum"].includes(asked.scale) ? asked.scale : "absolute",
+    pair: asked.pair,
+    theme: asked.theme ?? "auto",
   };
 }
 
@@ -65,15 +75,66 @@ class Page {
   frame() {
     const { view } = this.state;
     this.places = {};
-    const place = (name, cls = "section") => (this.places[name] = element("div", { class: cls, id: `section-${name}` }));
-    const themes = switcher("Colours of the page", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], view.theme, (theme) => this.state.set({ theme }));
+    const place = (name, cls = "section") =>
+      (this.places[name] = element("div", { class: cls, id: `section-${name}` }));
+    const themes = switcher(
+      "Colours of the page",
+      [
+        ["auto", "Auto"],
+        ["light", "Light"],
+        ["dark", "Dark"],
+      ],
+      view.theme,
+      (theme) => this.state.set({ theme }),
+    );
     const bar = element("div", { class: "topcontrols" }, place("runs", ""), themes);
-    const made = [this.tree.made ? new Date(this.tree.made).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : null, `svdhooks ${visible(this.tree.svdhooks ?? "").slice(0, 20)}`];
-    fill(this.root,
-      element("header", { class: "top" },
-        element("div", {}, element("p", { class: "mark" }, made.filter(Boolean).join(" · ")), element("h1", { dir: "auto", title: visible(this.tree.title).slice(0, 2000) }, shortened(this.tree.title, 90))), bar),
-      place("overview"), place("verdict"), place("alarms"), place("map"), place("values"), place("comparison"), place("layer"), place("pairs"), place("descrambled"), place("cost"), place("about"),
-      element("footer", {}, element("p", { class: "note" }, "Every figure names the call that recomputes it, with log = svdhooks.RunLog(…). Arrow keys move through layers and steps, space plays.")));
+    const made = [
+      this.tree.made
+        ? new Date(this.tree.made).toLocaleString(undefined, {
+            dateStyle: "medium",
+            timeStyle: "short",
+          })
+        : null,
+      `svdhooks ${visible(this.tree.svdhooks ?? "").slice(0, 20)}`,
+    ];
+    fill(
+      this.root,
+      element(
+        "header",
+        { class: "top" },
+        element(
+          "div",
+          {},
+          element("p", { class: "mark" }, made.filter(Boolean).join(" · ")),
+          element(
+            "h1",
+            { dir: "auto", title: visible(this.tree.title).slice(0, 2000) },
+            shortened(this.tree.title, 90),
+          ),
+        ),
+        bar,
+      ),
+      place("overview"),
+      place("verdict"),
+      place("alarms"),
+      place("map"),
+      place("values"),
+      place("comparison"),
+      place("layer"),
+      place("pairs"),
+      place("descrambled"),
+      place("cost"),
+      place("about"),
+      element(
+        "footer",
+        {},
+        element(
+          "p",
+          { class: "note" },
+          "Every figure names the call that recomputes it, with log = svdhooks.RunLog(…). Arrow keys move through layers and steps, space plays.",
+        ),
+      ),
+    );
   }
 
   openRun() {
@@ -90,10 +151,19 @@ class Page {
 
   runChoice() {
     if (this.runs.length < 2) return;
-    const list = this.runs.map((r, i) => [i, shortened(r.name, 40), visible(r.path ?? r.name).slice(0, 500)]);
+    const list = this.runs.map((r, i) => [
+      i,
+      shortened(r.name, 40),
+      visible(r.path ?? r.name).slice(0, 500),
+    ]);
     const pick = (i) => this.state.set({ run: Number(i) });
     const few = list.length <= 4 && list.every(([, text]) => text.length <= 22);
-    fill(this.places.runs, few ? switcher("Run", list, this.state.view.run, pick) : chooser("Run", list, this.state.view.run, pick));
+    fill(
+      this.places.runs,
+      few
+        ? switcher("Run", list, this.state.view.run, pick)
+        : chooser("Run", list, this.state.view.run, pick),
+    );
   }
 
   layerData() {
@@ -124,7 +194,8 @@ class Page {
     if (keys.has("layer") || keys.has("measure")) this.views.layer?.update(this.layerData());
     else if (keys.has("step")) this.views.layer?.mark(view.step);
     if (keys.has("step")) this.views.pairs?.mark(view.step);
-    if (keys.has("pair")) this.views.pairs?.update({ run: this.run, pair: view.pair, step: view.step });
+    if (keys.has("pair"))
+      this.views.pairs?.update({ run: this.run, pair: view.pair, step: view.step });
     return undefined;
   }
 
@@ -150,8 +221,11 @@ function onkey(page, event) {
     if (next !== undefined) page.state.set({ layer: next });
   };
   const keys = {
-    ArrowUp: () => move(-1), ArrowDown: () => move(1), ArrowLeft: () => page.views.layer.move(-1),
-    ArrowRight: () => page.views.layer.move(1), " ": () => page.views.layer.toggle(),
+    ArrowUp: () => move(-1),
+    ArrowDown: () => move(1),
+    ArrowLeft: () => page.views.layer.move(-1),
+    ArrowRight: () => page.views.layer.move(1),
+    " ": () => page.views.layer.toggle(),
   };
   if (!keys[event.key]) return;
   event.preventDefault();

@@ -14,7 +14,11 @@ import { createAlarms, createVerdict, createVerdicts } from "./verdict.js";
 export const SECTIONS = {
   overview: (page, place) => {
     if (page.runs.length < 2) return null;
-    return createVerdicts(place, { runs: page.runs, run: page.state.view.run }, { onrun: (run) => page.state.set({ run }) });
+    return createVerdicts(
+      place,
+      { runs: page.runs, run: page.state.view.run },
+      { onrun: (run) => page.state.set({ run }) },
+    );
   },
   verdict: (page, place) => createVerdict(place, page.run, { several: page.runs.length > 1 }),
   alarms: (page, place) => {
@@ -25,24 +29,31 @@ export const SECTIONS = {
     return createAlarms(body, page.run, { onselect: (layer, step) => page.go(layer, step) });
   },
   values: (page, place) => {
-    if (page.run.steps.length !== 1 || !page.run.names.length || !page.run.measures.length) return null;
+    if (page.run.steps.length !== 1 || !page.run.names.length || !page.run.measures.length)
+      return null;
     place.append(element("h2", {}, "Values of all layers"));
     const body = element("div");
     place.append(body);
-    return createValues(body, page.run, { onlayer: (layer) => page.go(layer, page.state.view.step) });
+    return createValues(body, page.run, {
+      onlayer: (layer) => page.go(layer, page.state.view.step),
+    });
   },
   comparison: (page, place) => {
     if (!page.tree.comparison) return null;
     const titles = new Map(page.runs.flatMap((r) => r.measures.map((m) => [m.name, m.title])));
     const onlayer = (layer, measure) => {
       if (!page.run.places.has(layer)) return;
-      page.state.set({ layer, measure: page.run.measure(measure) ? measure : page.state.view.measure });
+      page.state.set({
+        layer,
+        measure: page.run.measure(measure) ? measure : page.state.view.measure,
+      });
       page.places.layer.scrollIntoView({ behavior: "smooth" });
     };
     return createComparison(place, { comparison: page.tree.comparison, titles }, { onlayer });
   },
   map: (page, place) => {
-    if (!page.run.measures.length || !page.run.names.length || page.run.steps.length < 2) return null;
+    if (!page.run.measures.length || !page.run.names.length || page.run.steps.length < 2)
+      return null;
     return createRankMap(place, page.mapData(), {
       onselect: (layer, step) => page.state.set({ layer, step }),
       onmeasure: (measure) => page.state.set({ measure }),
@@ -52,13 +63,18 @@ export const SECTIONS = {
   layer: (page, place) => {
     if (!page.run.names.length) return null;
     return createLayerView(place, page.layerData(), {
-      onstep: (step) => page.state.set({ step }), onlayer: (layer) => page.state.set({ layer }),
+      onstep: (step) => page.state.set({ step }),
+      onlayer: (layer) => page.state.set({ layer }),
     });
   },
   pairs: (page, place) => {
     if (!page.run.pairs?.length) return null;
     const { view } = page.state;
-    return createPairs(place, { run: page.run, pair: view.pair, step: view.step }, { onpair: (pair) => page.state.set({ pair }) });
+    return createPairs(
+      place,
+      { run: page.run, pair: view.pair, step: view.step },
+      { onpair: (pair) => page.state.set({ pair }) },
+    );
   },
   descrambled: (page, place) => {
     const entries = page.run.descrambled ?? [];
@@ -66,7 +82,10 @@ export const SECTIONS = {
     const grid = element("div", { class: "cards" });
     place.append(element("h2", {}, "Descrambled weights"), grid);
     const views = entries.map((entry) => createDescrambled(grid, { entry }));
-    return { resize: () => views.forEach((v) => v.resize()), destroy: () => views.forEach((v) => v.destroy()) };
+    return {
+      resize: () => views.forEach((v) => v.resize()),
+      destroy: () => views.forEach((v) => v.destroy()),
+    };
   },
   cost: (page, place) => {
     if (!page.run.run_measures?.some((m) => m.steps.length > 1)) return null;

@@ -25,7 +25,10 @@ export const POINTS = {
 /** The values of one record of a spectrum, with their indices from 1. */
 function record(spectrum, t) {
   const k = spectrum.index.length;
-  return { x: Array.from(spectrum.index, (i) => i + 1), y: spectrum.values.subarray(t * k, (t + 1) * k) };
+  return {
+    x: Array.from(spectrum.index, (i) => i + 1),
+    y: spectrum.values.subarray(t * k, (t + 1) * k),
+  };
 }
 
 /**
@@ -38,7 +41,10 @@ export function createSpectrum(container, data) {
   const frame = card(title, { call: data.spectrum.call, note: noted(data) });
   container.append(frame.root);
   let shown = data;
-  const chart = createChart(frame.body, described(), { label: `${title}, on logarithmic axes`, values: false });
+  const chart = createChart(frame.body, described(), {
+    label: `${title}, on logarithmic axes`,
+    values: false,
+  });
 
   function described() {
     const { spectrum } = shown;
@@ -46,48 +52,101 @@ export function createSpectrum(container, data) {
     const last = spectrum.steps.length - 1;
     const others = last > 0 ? spreadOver(last) : [];
     const series = others.map((t) => ({
-      ...record(spectrum, t), label: t === 0 ? "first" : "last", hidden: false, faint: true, width: 1,
+      ...record(spectrum, t),
+      label: t === 0 ? "first" : "last",
+      hidden: false,
+      faint: true,
+      width: 1,
       colour: () => css(sequential(), 0.08 + (0.84 * t) / last),
     }));
-    series.push({ ...record(spectrum, now), label: `step ${step(spectrum.steps[now])}`, width: 2.4, faint: true, colour: (dark) => (dark ? "#ffffff" : "#11161b") });
+    series.push({
+      ...record(spectrum, now),
+      label: `step ${step(spectrum.steps[now])}`,
+      width: 2.4,
+      faint: true,
+      colour: (dark) => (dark ? "#ffffff" : "#11161b"),
+    });
     const rules = spectrum.edge ? [{ value: spectrum.edge[now], label: "" }] : [];
     const depth = shown.point === "input" || shown.point === "output" ? DEPTH ** 2 : DEPTH;
-    return { x: { label: "index (logarithmic)", log: true }, y: { label: unit, log: true, depth }, series, rules, legend: ends(spectrum, now) };
+    return {
+      x: { label: "index (logarithmic)", log: true },
+      y: { label: unit, log: true, depth },
+      series,
+      rules,
+      legend: ends(spectrum, now),
+    };
   }
 
   return {
-    update(next) { shown = next; chart.update(described()); },
-    mark(value) { shown.step = value; chart.update(described()); },
+    update(next) {
+      shown = next;
+      chart.update(described());
+    },
+    mark(value) {
+      shown.step = value;
+      chart.update(described());
+    },
     resize: () => chart.resize(),
-    destroy() { chart.destroy(); frame.root.remove(); },
+    destroy() {
+      chart.destroy();
+      frame.root.remove();
+    },
   };
 }
 
 /** The key: a thick line for now, and the colours of the steps behind it. */
 function ends(spectrum, now) {
   const last = spectrum.steps.length - 1;
-  const current = element("span", { class: "key" }, element("i", { class: "swatch thick" }), `step ${step(spectrum.steps[now])}`);
+  const current = element(
+    "span",
+    { class: "key" },
+    element("i", { class: "swatch thick" }),
+    `step ${step(spectrum.steps[now])}`,
+  );
   const edge = spectrum.edge?.[now];
-  const noise = Number.isFinite(edge) ? [element("span", { class: "key" }, element("i", { class: "swatch dashed" }), "random-matrix edge", element("b", {}, number(edge)))] : [];
+  const noise = Number.isFinite(edge)
+    ? [
+        element(
+          "span",
+          { class: "key" },
+          element("i", { class: "swatch dashed" }),
+          "random-matrix edge",
+          element("b", {}, number(edge)),
+        ),
+      ]
+    : [];
   if (!last) return [current, ...noise];
-  return [current, ramp(`step ${step(spectrum.steps[0])}`, `step ${step(spectrum.steps[last])}`), ...noise];
+  return [
+    current,
+    ramp(`step ${step(spectrum.steps[0])}`, `step ${step(spectrum.steps[last])}`),
+    ...noise,
+  ];
 }
 
 /** A small bar of colours between two words. */
 function ramp(from, to) {
-  return element("span", { class: "key" }, from, element("i", { class: "ramp", style: { background: gradient(sequential()) } }), to);
+  return element(
+    "span",
+    { class: "key" },
+    from,
+    element("i", { class: "ramp", style: { background: gradient(sequential()) } }),
+    to,
+  );
 }
 
 function spreadOver(last) {
   const count = Math.min(OTHERS, last + 1);
-  return [...new Set(Array.from({ length: count }, (_, i) => Math.round((i * last) / (count - 1))))];
+  return [
+    ...new Set(Array.from({ length: count }, (_, i) => Math.round((i * last) / (count - 1)))),
+  ];
 }
 
 function noted({ spectrum, note }) {
   const parts = [];
   if (note) parts.push(`Of the ${note}.`);
   if (spectrum.edge) parts.push("Values above the edge are no noise of independent entries.");
-  if (spectrum.thinned) parts.push(`${spectrum.steps.length} of ${spectrum.of} records are in this page.`);
+  if (spectrum.thinned)
+    parts.push(`${spectrum.steps.length} of ${spectrum.of} records are in this page.`);
   return parts.join(" ");
 }
 
@@ -98,7 +157,10 @@ function noted({ spectrum, note }) {
  */
 export function createWaterfall(container, data, options = {}) {
   const [title] = POINTS[data.point] ?? [data.point];
-  const frame = card(`${title}, over training`, { call: data.spectrum.call, note: "The largest value on top. A click goes to its step." });
+  const frame = card(`${title}, over training`, {
+    call: data.spectrum.call,
+    note: "The largest value on top. A click goes to its step.",
+  });
   container.append(frame.root);
   let shown = data;
   let described = cells();
@@ -106,14 +168,23 @@ export function createWaterfall(container, data, options = {}) {
   const unit = element("div", { class: "units" }, element("span", {}, "index"));
   frame.body.append(key, unit);
   const map = createHeatmap(frame.body, described, {
-    label: `${title}: index by step`, height: () => 198, apart: 15, every: 70, margin: 0.16, numeric: true,
+    label: `${title}: index by step`,
+    height: () => 198,
+    apart: 15,
+    every: 70,
+    margin: 0.16,
+    numeric: true,
     onselect: (i, j) => options.onpick?.(shown.spectrum.steps[j]),
   });
   tell();
 
   function tell() {
     const label = (POINTS[shown.point] ?? [])[1] ?? "value";
-    fill(key, element("span", { class: "key" }, label), ramp(tick10(described.low), `${tick10(described.high)} (logarithmic)`));
+    fill(
+      key,
+      element("span", { class: "key" }, label),
+      ramp(tick10(described.low), `${tick10(described.high)} (logarithmic)`),
+    );
   }
 
   function cells() {
@@ -127,22 +198,47 @@ export function createWaterfall(container, data, options = {}) {
     for (let t = 0; t < columns; t++) {
       for (let i = 0; i < rows; i++) {
         const value = logs[t * rows + i];
-        shares[i * columns + t] = spectrum.values[t * rows + i] === 0 ? 0 : Math.max(0, Math.min(1, (value - low) / (high - low || 1)));
+        shares[i * columns + t] =
+          spectrum.values[t * rows + i] === 0
+            ? 0
+            : Math.max(0, Math.min(1, (value - low) / (high - low || 1)));
       }
     }
     return {
-      rows, columns, shares, low, high, lut: sequential(), hatched: null, groups: null,
-      rowLabel: (i) => tick(spectrum.index[i] + 1), columnLabel: (j) => tick(spectrum.steps[j]),
-      columnTitle: "step, one column per record", row: -1, column: at(spectrum.steps, shown.step ?? Infinity),
-      describe: (i, j) => `index ${step(spectrum.index[i] + 1)} · step ${step(spectrum.steps[j])} · ${number(spectrum.values[j * rows + i], 3)}`,
+      rows,
+      columns,
+      shares,
+      low,
+      high,
+      lut: sequential(),
+      hatched: null,
+      groups: null,
+      rowLabel: (i) => tick(spectrum.index[i] + 1),
+      columnLabel: (j) => tick(spectrum.steps[j]),
+      columnTitle: "step, one column per record",
+      row: -1,
+      column: at(spectrum.steps, shown.step ?? Infinity),
+      describe: (i, j) =>
+        `index ${step(spectrum.index[i] + 1)} · step ${step(spectrum.steps[j])} · ${number(spectrum.values[j * rows + i], 3)}`,
     };
   }
 
   return {
-    update(next) { shown = next; described = cells(); tell(); map.update(described); },
-    mark(value) { shown.step = value; map.mark(-1, at(shown.spectrum.steps, value)); },
+    update(next) {
+      shown = next;
+      described = cells();
+      tell();
+      map.update(described);
+    },
+    mark(value) {
+      shown.step = value;
+      map.mark(-1, at(shown.spectrum.steps, value));
+    },
     resize: () => map.resize(),
-    destroy() { map.destroy(); frame.root.remove(); },
+    destroy() {
+      map.destroy();
+      frame.root.remove();
+    },
   };
 }
 

@@ -10,10 +10,38 @@ const PAUSE = 140;
 export function createStepper(container, data, options = {}) {
   let shown = data;
   let timer = 0;
-  const slider = element("input", { type: "range", min: 0, step: 1, "aria-label": "Step", oninput: () => go(Number(slider.value)) });
-  const back = element("button", { type: "button", title: "Earlier record (←)", "aria-label": "Earlier record", onclick: () => go(place() - 1) }, "‹");
-  const on = element("button", { type: "button", title: "Later record (→)", "aria-label": "Later record", onclick: () => go(place() + 1) }, "›");
-  const play = element("button", { type: "button", class: "play", title: "Play (space)", "aria-label": "Play", onclick: toggle }, "▶");
+  const slider = element("input", {
+    type: "range",
+    min: 0,
+    step: 1,
+    "aria-label": "Step",
+    oninput: () => go(Number(slider.value)),
+  });
+  const back = element(
+    "button",
+    {
+      type: "button",
+      title: "Earlier record (←)",
+      "aria-label": "Earlier record",
+      onclick: () => go(place() - 1),
+    },
+    "‹",
+  );
+  const on = element(
+    "button",
+    {
+      type: "button",
+      title: "Later record (→)",
+      "aria-label": "Later record",
+      onclick: () => go(place() + 1),
+    },
+    "›",
+  );
+  const play = element(
+    "button",
+    { type: "button", class: "play", title: "Play (space)", "aria-label": "Play", onclick: toggle },
+    "▶",
+  );
   const label = element("output", { class: "stepnow" });
   const root = element("div", { class: "stepper" }, play, back, slider, on, label);
   container.append(root);
@@ -57,9 +85,16 @@ export function createStepper(container, data, options = {}) {
 
   update(data);
   return {
-    update, toggle, move: (by) => go(place() + by),
-    mark(value) { update({ ...shown, step: value }); },
+    update,
+    toggle,
+    move: (by) => go(place() + by),
+    mark(value) {
+      update({ ...shown, step: value });
+    },
     resize() {},
-    destroy() { stop(); root.remove(); },
+    destroy() {
+      stop();
+      root.remove();
+    },
   };
 }

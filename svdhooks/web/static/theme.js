@@ -28,8 +28,26 @@ export function onSystemTheme(listener) {
 }
 
 const INKS = {
-  light: { ink: "#1d2329", muted: "#5a6570", grid: "#e6e9ec", frame: "#c3cad1", paper: "#ffffff", accent: "#0b63b5", missing: "#eef0f2", alarm: "#b3261e" },
-  dark: { ink: "#e6eaee", muted: "#9aa6b2", grid: "#2b323a", frame: "#46505b", paper: "#171b20", accent: "#5cabf5", missing: "#20262c", alarm: "#ff8a80" },
+  light: {
+    ink: "#1d2329",
+    muted: "#5a6570",
+    grid: "#e6e9ec",
+    frame: "#c3cad1",
+    paper: "#ffffff",
+    accent: "#0b63b5",
+    missing: "#eef0f2",
+    alarm: "#b3261e",
+  },
+  dark: {
+    ink: "#e6eaee",
+    muted: "#9aa6b2",
+    grid: "#2b323a",
+    frame: "#46505b",
+    paper: "#171b20",
+    accent: "#5cabf5",
+    missing: "#20262c",
+    alarm: "#ff8a80",
+  },
 };
 
 /** The colours in which a canvas writes; style.css has the same ones. */
@@ -37,4 +55,5 @@ export function inks() {
   return isDark() ? INKS.dark : INKS.light;
 }
 
-export const FONT = 'ui-sans-serif, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif';
+export const FONT =
+  'ui-sans-serif, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif';

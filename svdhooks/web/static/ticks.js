@@ -8,7 +8,8 @@ export function linearTicks(low, high, count) {
   const base = 10 ** Math.floor(Math.log10(rough));
   const unit = [1, 2, 5, 10].find((m) => m * base >= rough * 0.999) * base;
   const found = [];
-  for (let i = Math.ceil(low / unit - 1e-9); i * unit <= high + 1e-9 * span; i++) found.push(round(i * unit));
+  for (let i = Math.ceil(low / unit - 1e-9); i * unit <= high + 1e-9 * span; i++)
+    found.push(round(i * unit));
   return found;
 }
 
@@ -38,7 +39,10 @@ export function logTicks(low, high, count) {
     const stride = Math.ceil(whole.length / count);
     return whole.filter((v) => Math.round(Math.log10(v)) % stride === 0);
   }
-  for (const parts of [[1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+  for (const parts of [
+    [1, 2, 5],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9],
+  ]) {
     if (whole.length >= 3) break;
     const finer = within(decades.flatMap((d) => parts.map((p) => round(p * d))));
     if (finer.length >= 3) return finer.length <= count + 2 ? finer : whole;

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from svdhooks.web.embedding import embedded_page, modules
 from svdhooks.web.packing import json_text, packed
 from svdhooks.web.page import PageData
-from tests.unit.web.made import HOSTILE, made
+from tests.unit.web.hostile import HOSTILE
+from tests.unit.web.made import made
 
 
 class Page(HTMLParser):
