@@ -155,6 +155,7 @@ class Side:
 def compare(name: str, peer: str, rounds: int, folder: Path) -> None:
     from safetensors.torch import save_file
 
+    torch.manual_seed(0)
     model = heavy(MODELS[name]())
     path = folder / f"{name}.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
@@ -212,21 +213,26 @@ def agreement(model: nn.Module, mine: dict[str, Any], their: dict[str, Any]) -> 
             # what they call spectral_norm is its square, an eigenvalue
             power = 0.5 if measure == "spectral_norm" else 1.0
             away = [abs(values[n][own] / their[n][measure] ** power - 1) for n in names]
-            rows.append(difference(measure, np.array(away)))
+            rows.append(difference(measure, np.array(away), names))
         tails = []
         for n in names:
             alpha = alpha_of_tail(weights[f"{n}.weight"], kinds, their[n]["xmin"])
             tails.append(abs(alpha / their[n]["alpha"] - 1))
-        rows.append(difference("alpha, on the tail that they chose", np.array(tails)))
+        rows.append(difference("alpha, on their tail", np.array(tails), names))
         told = f"{title}: {len(names)}" + (
             f"; not in theirs: {', '.join(left)}" if left else ""
         )
-        show(told, rows, ("relative difference", "median", "largest", "within 1 %"))
+        show(
+            told,
+            rows,
+            ("relative difference", "median", "largest", "within 1 %", "beyond"),
+        )
 
 
-def difference(name: str, away: np.ndarray) -> tuple[str, ...]:
+def difference(name: str, away: np.ndarray, names: list[str]) -> tuple[str, ...]:
     inside = f"{int((away < 0.01).sum())} of {len(away)}"
-    return name, f"{np.median(away):.0e}", f"{away.max():.0e}", inside
+    beyond = ", ".join(n for n, x in zip(names, away, strict=True) if not x < 0.01)
+    return name, f"{np.median(away):.0e}", f"{away.max():.0e}", inside, beyond
 
 
 def pooled(weight: torch.Tensor) -> dict[str, float]:

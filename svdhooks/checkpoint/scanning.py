@@ -132,7 +132,7 @@ def scan_checkpoint(
 
     Tensors are read one at a time. Layers have the names and values that
     `svdhooks.scan` gives for the model itself. What a state dict does not tell is taken
-    for granted, and said under ``note`` in ``rows``: `docs/guide.md` has the list.
+    for granted, and said under ``note`` in ``rows``: `docs/checkpoints.md` has the list.
 
     Args:
         path: A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` file of

@@ -113,19 +113,21 @@ def _single(
 ) -> None:
     from svdhooks.checkpoint import log_checkpoint, scan_checkpoint
 
-    options: dict[str, Any] = {"layers": asked.layers, "measures": asked.measures}
-    with _progress() as tell:
-        if asked.log is None and html is None:
-            scan = scan_checkpoint(asked.path, **options, progress=tell)
-        else:
-            with _log(asked.log) as where:
-                scan = log_checkpoint(
-                    asked.path, where, vectors=asked.vectors, progress=tell, **options
-                )
-                _write_report(where, html, Path(asked.path).name)
-    print_scan(scan, asked.measures, console)
-    if csv is not None:
-        write_csv(csv, scan.rows_table(), scan.skipped)
+    options: dict[str, Any] = {
+        "layers": asked.layers,
+        "measures": asked.measures,
+    }
+    with _log(asked.log) as where:
+        with _progress() as tell:
+            if asked.log is None and html is None:
+                scan = scan_checkpoint(asked.path, **options, progress=tell)
+            else:
+                options["vectors"] = asked.vectors
+                scan = log_checkpoint(asked.path, where, **options, progress=tell)
+        print_scan(scan, asked.measures, console)
+        if csv is not None:
+            write_csv(csv, scan.rows_table(), scan.skipped)
+        _write_report(where, html, Path(asked.path).name)
     _say_written(asked.log, csv, html, console)
 
 
@@ -139,8 +141,8 @@ def _series(
             "A series of checkpoints is written into a log: add --log DIR, and read it "
             "with 'svdhooks summary DIR'."
         )
-    with _progress() as tell, _log(asked.log) as where:
-        with warnings.catch_warnings():
+    with _log(asked.log) as where:
+        with _progress() as tell, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say is printed below
             series = scan_series(
                 asked.path,

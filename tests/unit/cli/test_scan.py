@@ -133,3 +133,11 @@ def test_errors_are_one_line_with_the_remedy(options, told, checkpoint, capsys) 
 def test_a_missing_file_is_told(tmp_path, capsys) -> None:
     assert run(str(tmp_path / "[red]nothing.pt"))[0] == 1
     assert "There is no" in capsys.readouterr().err
+
+
+def test_the_report_of_a_checkpoint_is_a_page(checkpoint) -> None:
+    status, _ = run(str(checkpoint), html=checkpoint.parent / "page.html")
+    assert status == 0
+    page = (checkpoint.parent / "page.html").read_text("utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html")
+    assert "step7.pt" in page
