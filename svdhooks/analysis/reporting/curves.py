@@ -46,6 +46,7 @@ class Fall:
         end: Its last value.
         end_step: When that was.
         half_step: The first step at which half of the way down was behind it.
+        most_step: The same of nine tenths of the way.
         maximum: The largest that is possible; NaN if that is not known.
         deep: Whether it ended where no healthy representation was seen.
     """
@@ -59,6 +60,7 @@ class Fall:
     end: float
     end_step: int
     half_step: int
+    most_step: int
     maximum: float
     deep: bool = False
 
@@ -177,8 +179,11 @@ def fall_of(
     if len(values) < 2:
         return None
     high = int(np.argmax(values))
-    middle = (values[high] + values[-1]) / 2
-    half = high + int(np.argmax(values[high:] <= middle))
+    way = values[high] - values[-1]
+    half, most = (
+        high + int(np.argmax(values[high:] <= values[high] - share * way))
+        for share in (0.5, 0.9)
+    )
     return Fall(
         layer,
         metric,
@@ -189,6 +194,7 @@ def fall_of(
         float(values[-1]),
         int(steps[-1]),
         int(steps[half]),
+        int(steps[most]),
         maximum,
     )
 

@@ -33,7 +33,8 @@ def facts_of(log: RunLog, said: Remarks) -> list[list[str]]:
     for name, label, form in _COSTS:
         if name in log.run_metrics:
             value = float(log.run_series(name)[1][-1])
-            found.append([label, form(value)])
+            if text := form(value):
+                found.append([label, text])
     if said.failed:
         found.append(["Failed", count(said.failed, "measurement")])
     found.append(["Recorded by", f"svdhooks {log.meta.get('svdhooks', '(unknown)')}"])
@@ -57,6 +58,8 @@ def _samples(log: RunLog, counts: list[str]) -> list[list[str]]:
 
 
 def _share(value: float) -> str:
+    if value >= 1:
+        return f"{figure(value)} times as long as the training"
     return f"{value:.2%} of the training time"
 
 
@@ -64,10 +67,14 @@ def _seconds(value: float) -> str:
     return f"{figure(value)} s"
 
 
+def _stretched(value: float) -> str:
+    return f"{figure(value)} times, to keep within the budget" if value > 1 else ""
+
+
 _COSTS = (
     ("overhead", "Recording took", _share),
     ("spent", "In all", _seconds),
-    ("interval_stretch", "Interval stretched", lambda value: f"{figure(value)} times"),
+    ("interval_stretch", "Interval stretched", _stretched),
 )
 
 

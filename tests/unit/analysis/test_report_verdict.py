@@ -194,6 +194,7 @@ def test_half_of_the_way_is_where_the_curve_crosses_its_middle(shift: int) -> No
     assert fall is not None
     assert (fall.high, fall.high_step) == (100.0, 50 + shift)
     assert fall.half_step == (10 + 40) * 5 + shift  # the middle of a straight line
+    assert fall.most_step == (10 + 72) * 5 + shift
     assert fall.share == 0.2
 
 
