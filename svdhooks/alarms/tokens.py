@@ -62,6 +62,12 @@ class TokenCollapse:
         return TokenCollapseState(self)
 
 
+_ADVICE = (
+    "The model cannot tell places in a sequence apart. Look at skip connections, at the "
+    "scale of queries and keys, and at layer normalisation."
+)
+
+
 class TokenCollapseState:
     """See `TokenCollapse`."""
 
@@ -112,11 +118,7 @@ class TokenCollapseState:
                 "measured": float(len(measured)),
             },
         )
-        advice = (
-            "The model cannot tell places in a sequence apart. Look at skip connections, "
-            "at the scale of queries and keys, and at layer normalisation."
-        )
-        return self._reporter.report(reading.step, [sign], advice)
+        return self._reporter.report(reading.step, [sign], _ADVICE)
 
 
 def same(values: Mapping[str, float], rule: TokenCollapse) -> bool:
