@@ -1,10 +1,15 @@
-// Weights as they are, and with their inputs in an order that a smooth code would have.
+// Weights as trained, and with their outputs mixed so that they are as smooth as can be.
 
 import { diverging } from "./colors.js";
 import { card } from "./dom.js";
 import { number, shortened } from "./format.js";
 import { createHeatmap } from "./heatmap.js";
 import { isDark } from "./theme.js";
+
+const NOTES = {
+  raw: "Rows: outputs; columns: inputs. Red is below 0, blue above.",
+  descrambled: "Outputs mixed by an orthogonal matrix that makes them as smooth as can be.",
+};
 
 /** data: { entry: { layer, raw, descrambled, call } } */
 export function createDescrambled(container, data) {
@@ -16,6 +21,7 @@ export function createDescrambled(container, data) {
     .map(([k, words]) => {
       const frame = card(`${shortened(data.entry.layer, 40)}: ${words.toLowerCase()}`, {
         call: data.entry.call,
+        note: NOTES[k],
       });
       container.append(frame.root);
       const map = createHeatmap(frame.body, cells(data.entry[k]), {

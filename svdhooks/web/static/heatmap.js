@@ -151,9 +151,8 @@ function sizeCanvas(canvas, width, height) {
 function layout(data, width, options, ctx) {
   const left = margin(data, width, options, ctx);
   const plot = width - left - 2;
-  const inner = options.square
-    ? Math.min(plot, options.height(data.rows)) * (data.rows / Math.max(data.rows, data.columns))
-    : options.height(data.rows);
+  const side = Math.min(plot / data.columns, options.height(data.rows) / data.rows);
+  const inner = options.square ? side * data.rows : options.height(data.rows);
   const starts = data.groups ? changes(data.groups) : [];
   const gap =
     starts.length && inner / data.rows >= 6
@@ -161,7 +160,7 @@ function layout(data, width, options, ctx) {
       : starts.length && inner / data.rows >= 2.5
         ? 1
         : 0;
-  const row = options.square ? inner / data.rows : inner / data.rows;
+  const row = inner / data.rows;
   const tops = [];
   let y = row < 12 ? 7 : 1;
   for (let i = 0; i < data.rows; i++) {
@@ -169,8 +168,16 @@ function layout(data, width, options, ctx) {
     tops.push(y);
     y += row;
   }
-  const side = options.square ? Math.min(plot, row * data.columns) : plot;
-  return { left, plot: side, row, tops, starts, bottom: y, height: Math.ceil(y) + 36, width };
+  return {
+    left,
+    plot: options.square ? side * data.columns : plot,
+    row,
+    tops,
+    starts,
+    bottom: y,
+    height: Math.ceil(y) + 36,
+    width,
+  };
 }
 
 function margin(data, width, options, ctx) {

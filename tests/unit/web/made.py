@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from svdhooks.web.page import PageData
 from tests.unit.web.hostile import HOSTILE, spoil
+from tests.unit.web.told import alarms, verdict
 
 MEASURES = (
     ("weight_stable_rank", "Stable rank of the weight", "ranks", 1.0, True),
@@ -135,6 +136,15 @@ def _pair(
     }
 
 
+def _descrambled(
+    page: PageData, layer: str, rng: np.random.Generator
+) -> dict[str, Any]:
+    raw = rng.standard_normal((24, 64))
+    smooth = np.cos(np.arange(24)[:, None] * np.arange(64) * np.pi / 64)
+    entry = {"layer": layer, "raw": page.add(raw), "descrambled": page.add(smooth)}
+    return {**entry, "call": "svdhooks.analysis.descrambled(log, layer)"}
+
+
 def run(
     page: PageData,
     layers: list[tuple[str, str, str]],
@@ -173,7 +183,7 @@ def run(
         "name": f"run-{seed}",
         "path": f"runs/run-{seed}",
         "hparams": {"lr": 1e-3 * (1 + seed), "seed": seed},
-        "verdict": _verdict(labels),
+        "verdict": verdict(labels),
         "facts": [
             ["Records", f"{len(steps)} of {len(layers)} layers"],
             ["Steps", f"0 to {steps[-1]:,}"],
@@ -227,7 +237,8 @@ def run(
             }
             for a, b in itertools.pairwise(shown)
         ][:6],
-        "alarms": _alarms(labels, steps),
+        "descrambled": [_descrambled(page, shown[-1], rng)],
+        "alarms": alarms(labels, steps),
         "failures": [[labels[-1], "output", int(steps[-1]), "non-finite values"]],
         "skipped": [
             ["norm", "has no weight matrix"],
@@ -241,35 +252,6 @@ def run(
         "damage": {"bad": 0, "resynced": 0, "dropped": 0},
         "notes": ["Spectra are shown for 24 of the layers, to keep this page small."],
     }
-
-
-def _verdict(labels: list[str]) -> dict[str, Any]:
-    return {
-        "level": "alarm",
-        "headline": "One layer lost most of its rank, and the loss stopped falling.",
-        "sentences": [
-            f"The rank of what leaves {labels[-1]} fell from 61 to 7 between steps 2,000 and 2,600.",
-            "All other layers keep at least 40 % of their rank.",
-        ],
-    }
-
-
-def _alarms(labels: list[str], steps: NDArray[np.int32]) -> list[dict[str, Any]]:
-    made = {
-        "step": int(steps[len(steps) // 2]),
-        "layer": labels[-1],
-        "alarm": "collapse",
-        "severity": "alarm",
-        "message": f"The effective rank of what leaves {labels[-1]} fell to a tenth, and the loss stalled.",
-        "since": int(steps[len(steps) // 3]),
-        "evidence": {"output_effective_rank": 6.9, "baseline": 61.2},
-        "source": "live",
-    }
-    told = {**made, "layer": labels[0], "alarm": "compression", "severity": "info"}
-    told["message"] = (
-        "The stable rank of the weight fell to a third while the loss fell too."
-    )
-    return [made, {**told, "source": "read afterwards"}]
 
 
 def made(
