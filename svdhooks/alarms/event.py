@@ -12,7 +12,9 @@ from svdhooks.alarms.reading import Reading
 Severity = Literal["alarm", "info"]
 """``"alarm"``: somebody should look; ``"info"``: worth knowing, nothing is wrong."""
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~>$:.-])")
+# every dialect takes a backslash before these, Python's too, which TensorBoard uses
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!.-])")
+_ENTITIES = str.maketrans({sign: f"&#{ord(sign)};" for sign in "|~$"})
 _LONG = 120
 
 
@@ -138,7 +140,8 @@ def escaped(text: str) -> str:
         One line; HTML and Markdown characters are escaped.
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return html.escape(_MARKUP.sub(r"\\\1", line), quote=False)
+    plain = html.escape(line, quote=False)
+    return _MARKUP.sub(r"\\\1", plain).translate(_ENTITIES)
 
 
 def named(layer: str) -> str:

@@ -4,6 +4,7 @@ import html
 import json
 import math
 
+import markdown
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +78,19 @@ def test_escaped_text_has_no_markup_and_reads_as_it_was(text: str) -> None:
     printable = "".join(c if c.isprintable() else " " for c in text)
     assert plain == " ".join(printable.split())
     assert "<" not in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a layer: 'b.c_d*'",
+        "<b>x</b> & y",
+        "[a](http://b)",
+        "|a|b|",
+        "~~a~~ # b",
+        "a \\ `b`",
+    ],
+)
+def test_tensorboards_markdown_shows_the_text_as_it_was(text: str) -> None:
+    shown = markdown.markdown(escaped(text), extensions=["tables"])
+    assert html.unescape(shown.removeprefix("<p>").removesuffix("</p>")) == text
