@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from svdhooks.checkpoint.contents import contents_of
 from svdhooks.checkpoint.finding import checkpoints
 from svdhooks.checkpoint.scanning import (
     CheckpointScan,
     Progress,
-    contents_of,
     scan_of,
 )
 from svdhooks.checkpoint.writing import LogWriter

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from svdhooks.checkpoint.adapters import FactorSource
+from svdhooks.checkpoint.contents import Contents, contents_of
 from svdhooks.checkpoint.scanning import (
-    Contents,
     Progress,
-    contents_of,
     measured,
     stepwise,
 )
