@@ -172,8 +172,11 @@ def _add_falls(verdict: Verdict, evidence: Evidence) -> None:
     if fall.maximum > 0:
         sentence += f" of at most {figure(fall.maximum)}"
     sentence += (
-        f" at step {fall.end_step:,}, half of the way by step {fall.half_step:,}."
+        f" at step {fall.end_step:,}, half of the way by step {fall.half_step:,} and nine "
+        f"tenths by step {fall.most_step:,}."
     )
+    if fall.of_weight and fall.metric.endswith("stable_rank"):
+        sentence += " Stable ranks of weights fall in most healthy trainings."
     layers = len({each.layer for each in evidence.falls})
     if layers > 1:
         sentence += (

@@ -81,6 +81,8 @@ def test_a_fall_with_a_better_loss_is_called_compression(tmp_path: Path) -> None
     sentence = "fell from 60 at step 0 to 12 of at most 128 at step 975"
     assert sentence in found["text"]
     assert "In 2 of 2 layers" in found["text"]
+    # (1 - t)³ is 1/2 at t = 0.21 and 1/10 at 0.54, and there is a record every 25 steps
+    assert "half of the way by step 225 and nine tenths by step 525" in found["text"]
 
 
 def test_a_deep_fall_without_a_loss_is_left_open(tmp_path: Path) -> None:
