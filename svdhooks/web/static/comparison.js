@@ -19,7 +19,7 @@ export function createComparison(container, data, options = {}) {
       "div",
       { class: "layerhead" },
       element("h2", {}, "Runs compared"),
-      element("p", { dir: "auto" }, visible(comparison.headline ?? "").slice(0, 1200)),
+      element("p", { dir: "auto" }, beginning(comparison.headline ?? "")),
     ),
     overview(groups, comparison),
     comparison.rows?.length
@@ -80,18 +80,29 @@ export function createComparison(container, data, options = {}) {
   };
 }
 
+/** The first sentences of a long text. */
+function beginning(text) {
+  const shown = visible(text);
+  if (shown.length <= 600) return shown;
+  const end = shown.lastIndexOf(". ", 600);
+  return `${shown.slice(0, end > 200 ? end + 1 : 600)} …`;
+}
+
 function bands(curve, groups, align, title) {
   const series = [];
   const filled = [];
   const numbers = (values) => values.map((v) => (v === null ? NaN : v));
-  groups.forEach((group, at) => {
+  let drawn = -1;
+  groups.forEach((group) => {
     const found = curve.groups?.[group.name];
     if (!found) return;
+    drawn += 1;
+    const place = drawn;
     const of = (values, rest) => ({
       x: curve.x,
       y: numbers(values),
-      at,
-      colour: (dark) => line(at, dark),
+      colour: (dark) => line(place, dark),
+      dash: place >= 7 ? [7, 3] : undefined,
       ...rest,
     });
     series.push(

@@ -94,7 +94,7 @@ export function createRankMap(container, data, options = {}) {
       shortened(run.names[i], 60),
       `step ${step(run.steps[records[j]])}`,
       Number.isNaN(raw)
-        ? "not measured"
+        ? "no value"
         : `${number(raw, 4)}${Number.isFinite(most) ? ` of ${number(most, 4)}` : ""}${unit}`,
     ];
     if (colours.reading && !Number.isNaN(raw))
@@ -139,7 +139,7 @@ export function createRankMap(container, data, options = {}) {
       );
     if (colours.raw.some(Number.isNaN))
       parts.push(
-        element("span", { class: "sample" }, element("i", { class: "missing" }), "not measured"),
+        element("span", { class: "sample" }, element("i", { class: "missing" }), "no value"),
       );
     fill(key, ...parts);
   }

@@ -44,7 +44,7 @@ export class Run {
     return false;
   }
 
-  /** Indices of the records in which any layer has this measure. */
+  /** Indices of the records to show of a measure: all, unless it is measured more rarely. */
   recorded(measure) {
     const wide = this.names.length;
     const found = [];
@@ -56,7 +56,9 @@ export class Run {
         }
       }
     }
-    return found;
+    // on a schedule of its own; else what is missing before or after is worth seeing
+    const sparse = found.length < 0.9 * (found[found.length - 1] - found[0] + 1);
+    return sparse ? found : Array.from(this.steps, (_, t) => t);
   }
 
   /** Measures that some record of this layer has. */

@@ -102,6 +102,7 @@ function ends(spectrum, now) {
     { class: "key" },
     element("i", { class: "swatch thick" }),
     `step ${step(spectrum.steps[now])}`,
+    finite(spectrum, now) ? null : element("b", {}, "not finite"),
   );
   const edge = spectrum.edge?.[now];
   const noise = Number.isFinite(edge)
@@ -121,6 +122,11 @@ function ends(spectrum, now) {
     ramp(`step ${step(spectrum.steps[0])}`, `step ${step(spectrum.steps[last])}`),
     ...noise,
   ];
+}
+
+function finite(spectrum, t) {
+  const k = spectrum.index.length;
+  return spectrum.values.subarray(t * k, (t + 1) * k).some(Number.isFinite);
 }
 
 /** A small bar of colours between two words. */
