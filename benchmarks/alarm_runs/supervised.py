@@ -187,5 +187,11 @@ RUNS = (
     _run("cnn_adam", "CNN without norm, Adam", True, cnn_adam, True),
     _run("dying", "MLP, SGD at a rate that grows", False, dying, True),
     _run("decay_from_start", "CNN, decay 0.3", False, decay_from_start, True),
-    _run("zeroed", "CNN, a layer is zeroed before each step from 500 on", False, zeroed, True),
+    _run(
+        "zeroed",
+        "CNN, a layer is zeroed before each step from 500 on",
+        False,
+        zeroed,
+        True,
+    ),
 )
