@@ -10,6 +10,7 @@ from svdhooks.checkpoint.contents import Contents, contents_of
 from svdhooks.layers import Layer
 from svdhooks.quantities import WeightSpectrum, WeightVectors
 from svdhooks.record import Record
+from svdhooks.runlog.frame import rows_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,14 +64,8 @@ class CheckpointScan:
         Raises:
             ImportError: If pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "frame() needs pandas: pip install 'svdhooks[analysis]'; rows_table() "
-                "does without."
-            ) from error
-        return pd.DataFrame(self.rows_table())
+        rows = self.rows_table()
+        return rows_frame(rows, list(rows[0]) if rows else [])
 
     def _row(self, record: Record, measures: Sequence[str]) -> dict[str, Any]:
         row = self.rows[record.layer]
