@@ -35,9 +35,11 @@ COVARIANCE_MEASURES = (
 def as_measured(
     eigenvalues: NDArray[np.float64], dtype: torch.dtype
 ) -> NDArray[np.floating]:
-    """float32 unless the samples were of more."""
-    double = dtype in {torch.float64, torch.complex128}
-    return eigenvalues if double else eigenvalues.astype(np.float32)
+    """float32 unless the samples were of more; what is too large becomes infinite."""
+    if dtype in {torch.float64, torch.complex128}:
+        return eigenvalues
+    with np.errstate(over="ignore"):  # squares of what float32 still holds
+        return eigenvalues.astype(np.float32)
 
 
 def marks_of(

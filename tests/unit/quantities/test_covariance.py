@@ -309,6 +309,19 @@ def test_eigenvalues_are_kept_in_the_precision_of_the_samples(dtype, stored):
     assert record.spectrum.dtype == stored
 
 
+def test_variances_beyond_float32_are_infinite_and_ranks_are_right():
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3), torch.randn(64, 4)
+    rank = {}
+    for size in (1.0, 1e21):  # whose squares float32 does not hold; warnings are errors
+        sink = svdhooks.MemorySink()
+        svdhooks.watch(model, None, sinks=[sink], probe=size * x).close()
+        record = next(r for r in sink.of("covariance") if r.point == "input")
+        rank[size] = record.measures["effective_rank"]
+        assert np.isinf(record.spectrum).all() == (size > 1)
+    assert rank[1e21] == pytest.approx(rank[1.0], rel=1e-5)
+
+
 def test_dead_always_on_and_dormant_units_are_counted_at_each_point():
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
     with torch.no_grad():
