@@ -14,6 +14,7 @@ from svdhooks import schema
 from svdhooks.record import OK
 from svdhooks.runlog.known import Known, make_room
 from svdhooks.runlog.notes import Entry, Note
+from svdhooks.runlog.placing import blocks
 from svdhooks.runlog.scalars import Series
 from svdhooks.runlog.tagstore import TagStore
 
@@ -173,13 +174,10 @@ class RunTable:
         shape = len(self.steps), len(self.layers)
         values, there = np.full(shape, np.nan), np.zeros((len(self.steps), 1), bool)
         column = self._store.column(schema.MEASURE_PREFIX + metric)
-        pairs = zip(column.steps.tolist(), column.values, strict=True) if column else ()
-        rows = {step: row for row, step in enumerate(self.steps.tolist())}
-        for step, vector in pairs:
-            places = self._places_at(step, len(vector))
-            if step in rows and places is not None:
-                values[rows[step], places] = vector
-                there[rows[step]] = True
+        same = len({names for _, names in self._tables}) == 1
+        for rows, places, found in blocks(column, self.steps, same, self._places_at):
+            values[np.ix_(rows, places)] = found
+            there[rows] = True
         told = ~np.isnan(values)  # infinite is a condition number, not a failure
         if told[there[:, 0]].all():  # then the notes, which say why not, can wait
             return values, there & told

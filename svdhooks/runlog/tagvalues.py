@@ -39,6 +39,7 @@ class Rows:
         blocks: ``(T, 4)``, see `TagGroup.locate`.
         files: The files.
         dropped: Values superseded by later ones at or before their step.
+        held: The values, if they are here already; None: `read` fetches them.
     """
 
     tag: Tag
@@ -47,6 +48,7 @@ class Rows:
     blocks: NDArray[np.int64]
     files: Sequence[FileIndex]
     dropped: int
+    held: Values | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -56,7 +58,12 @@ class Rows:
         steps, events, blocks = (
             x[places] for x in (self.steps, self.events, self.blocks)
         )
-        return Rows(self.tag, steps, events, blocks, self.files, self.dropped)
+        held = self.held
+        if isinstance(held, list):
+            held = [held[place] for place in places.tolist()]
+        elif held is not None:
+            held = held[places]
+        return Rows(self.tag, steps, events, blocks, self.files, self.dropped, held)
 
     def keys(self) -> list[tuple[int, int]]:
         """For each row what no other Event has, also after a ``refresh``."""
@@ -74,6 +81,8 @@ def read(rows: Rows) -> Values:
         counted, and for what is neither. If all are numbers or arrays of one dtype and
         length, one array with a row for each.
     """
+    if rows.held is not None:
+        return rows.held
     found = _Found(rows)
     for place in np.unique(rows.events[:, 0]).tolist():
         index = rows.files[place]

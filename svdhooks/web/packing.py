@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,7 @@ from svdhooks.web.page import DTYPES
 
 
 def packed(arrays: Sequence[NDArray[Any]]) -> tuple[list[dict[str, Any]], str]:
-    """Pack arrays, little-endian, into one blob of text.
-
-    The first bytes of all items of an array come first, then all second bytes and so on:
-    neighbours are alike then, and deflate makes measured curves a fifth smaller.
+    """Pack arrays into one blob of text.
 
     Args:
         arrays: Of the types in `svdhooks.web.page.DTYPES`.
@@ -27,21 +24,43 @@ def packed(arrays: Sequence[NDArray[Any]]) -> tuple[list[dict[str, Any]], str]:
     Raises:
         TypeError: If an array has another type.
     """
-    manifest = []
+    manifest, laid = laid_out(arrays)
     deflate = zlib.compressobj(9)
-    parts = []
+    parts = [deflate.compress(part) for part in laid]
+    parts.append(deflate.flush())
+    return manifest, base64.b64encode(b"".join(parts)).decode("ascii")
+
+
+def laid_out(
+    arrays: Sequence[NDArray[Any]],
+) -> tuple[list[dict[str, Any]], Iterator[bytes]]:
+    """Arrays as bytes, little-endian.
+
+    The first bytes of all items of an array come first, then all second bytes and so on:
+    neighbours are alike then, and deflate makes measured curves a fifth smaller.
+
+    Args:
+        arrays: Of the types in `svdhooks.web.page.DTYPES`.
+
+    Returns:
+        ``{"dtype", "shape"}`` of each, and the bytes of each.
+
+    Raises:
+        TypeError: If an array has another type.
+    """
     for array in arrays:
         if array.dtype not in DTYPES:
             raise TypeError(
                 f"Found an array of {array.dtype}; expected one of "
                 f"{', '.join(map(str, DTYPES))}. PageData.add converts."
             )
-        manifest.append({"dtype": array.dtype.name, "shape": list(array.shape)})
-        little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
-        planes = little.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T
-        parts.append(deflate.compress(planes.tobytes()))
-    parts.append(deflate.flush())
-    return manifest, base64.b64encode(b"".join(parts)).decode("ascii")
+    manifest = [{"dtype": a.dtype.name, "shape": list(a.shape)} for a in arrays]
+    return manifest, map(_planes, arrays)
+
+
+def _planes(array: NDArray[Any]) -> bytes:
+    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
+    return little.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
 
 
 def json_text(value: Any) -> str:

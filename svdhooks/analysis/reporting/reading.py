@@ -53,12 +53,14 @@ def matrix(
     Returns:
         ``(steps, layers)``, NaN where it was not measured.
     """
+    table = log._table  # all layers at once: a call for each takes seconds
+    place = {name: i for i, name in enumerate(table.layers)}
+    columns = np.array([place[name] for name in layers], dtype=np.intp)
+    known = np.isin(steps, table.steps)
+    rows = np.searchsorted(table.steps, steps[known])
     values = np.full((len(steps), len(layers)), np.nan, dtype=np.float32)
-    for place, layer in enumerate(layers):
-        at, found = log.series(layer, metric)
-        here = np.isin(at, steps)
-        with np.errstate(over="ignore"):
-            values[np.searchsorted(steps, at[here]), place] = found[here]
+    with np.errstate(over="ignore"):
+        values[known] = table.measure(metric)[np.ix_(rows, columns)]
     return values
 
 
