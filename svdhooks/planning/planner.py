@@ -76,7 +76,6 @@ def plan(
         every,
         schedule,
         quantities,
-        {},
         layers=layers,
         taps=taps,
         probe=probe,

@@ -96,7 +96,7 @@ def test_without_transformers_it_is_said_what_to_install():
         ({"observe": "both"}, "observe"),
         ({"probe_options": "attention_mask"}, "ProbeOptions"),
         ({"sinks": [3]}, "sink"),
-        ({"alarms": ["collapse"]}, "not available"),
+        ({"alarms": ["collaps"]}, "collapse"),
         ({"forward": 3}, "callable"),
     ],
 )
