@@ -3,6 +3,7 @@
 import uPlot from "./uPlot.esm.js";
 import { line } from "./colors.js";
 import { element, fill } from "./dom.js";
+import { tells } from "./figures.js";
 import { number, step, tick } from "./format.js";
 import { marks } from "./marks.js";
 import { FONT, inks, isDark } from "./theme.js";
@@ -14,7 +15,7 @@ const HEIGHT = 232;
  * Draw lines in `container`.
  *
  * data: { x: { label, log, early (asinh: much time for the first steps) }, y: { label, log, depth (share of the top at which it ends), bottom }, y2: { label } | null,
- *   series: [{ label, x, y, colour | at (index of a colour), width, dash, right, faint, hidden, digits }],
+ *   series: [{ label, x, y, colour | at (index of a colour), width, dash, right, faint, hidden, digits, column (its name in tables) }],
  *   bands: [[upper series, lower series]], rules: [{ value, label }], mark: x | null,
  *   flags: x at which alarms were raised }
  * options: { height, onpick(x), label (for readers of screens), values: false for no legend values }
@@ -28,6 +29,7 @@ export function createChart(container, data, options = {}) {
     "aria-label": options.label ?? "Chart",
   });
   container.append(legend, units, plot);
+  tells(plot, () => (chart ? tabled(chart, shown) : null));
   let chart = null;
   let shown = data;
   let width = 0;
@@ -166,6 +168,14 @@ export function createChart(container, data, options = {}) {
       container.replaceChildren();
     },
   };
+}
+
+/** What is drawn, a row for each place on the x axis. */
+function tabled(chart, shown) {
+  const seen = shown.drawn.map((s, i) => [s, chart.data[i + 1]]).filter(([s]) => !s.hidden);
+  const columns = [shown.x.label ?? "x", ...seen.map(([s]) => s.column ?? s.label)];
+  const rows = Array.from(chart.data[0], (x, i) => [x, ...seen.map(([, y]) => y[i] ?? "")]);
+  return { columns, rows };
 }
 
 function align(series, shown) {

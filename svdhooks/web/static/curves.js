@@ -22,6 +22,7 @@ function lossOf(run) {
       y: run.loss.values,
       label,
       title: run.loss.tag,
+      column: run.loss.tag,
       right: true,
       dash: [5, 3],
       width: 1.2,
@@ -57,6 +58,7 @@ export function createCurves(container, data, options = {}) {
       : measures.map((m, i) => ({
           ...run.curve(m, layer),
           label: labelled(m, measures),
+          column: m.name,
           title: visible(m.meaning ?? "").slice(0, 300),
           at: i,
         }));
@@ -215,23 +217,23 @@ export function createLedger(container, data, options = {}) {
     groups.every((g) => g.length),
   );
   container.append(frame.root);
-  const charts = groups
-    .filter((g) => g.length)
-    .map((group) => {
-      const holder = element("div");
-      frame.body.append(holder);
-      return createChart(holder, curves(group), {
-        label: "Ledger over steps",
-        height: 190,
-        onpick: options.onpick,
-      });
+  let shown = data;
+  const used = groups.filter((g) => g.length);
+  const charts = used.map((group) => {
+    const holder = element("div");
+    frame.body.append(holder);
+    return createChart(holder, curves(group), {
+      label: "Ledger over steps",
+      height: 190,
+      onpick: options.onpick,
     });
+  });
 
   function curves(group) {
     const axes = new Set(group.map((f) => LEDGER[f][1]));
     const series = group.map((f, i) => ({
-      x: data.entry.steps,
-      y: data.entry.fields[f],
+      x: shown.entry.steps,
+      y: shown.entry.fields[f],
       label: LEDGER[f][0],
       title: f,
       at: i,
@@ -243,13 +245,17 @@ export function createLedger(container, data, options = {}) {
       y: { label: first, bottom: 0 },
       y2: axes.size > 1 ? { label: "directions", bottom: 0 } : null,
       series,
-      mark: data.step,
+      mark: shown.step,
     };
   }
 
   return {
-    update() {},
+    update(next) {
+      shown = next;
+      charts.forEach((chart, i) => chart.update(curves(used[i])));
+    },
     mark(value) {
+      shown.step = value;
       for (const chart of charts) chart.mark(value);
     },
     resize() {

@@ -56,6 +56,7 @@ function cells(matrix) {
     columnTitle: "inputs",
     row: -1,
     column: -1,
+    value: (i, j) => matrix[i * columns + j],
     describe: (i, j) => `row ${i + 1} · column ${j + 1} · ${number(matrix[i * columns + j], 3)}`,
   };
 }

@@ -89,6 +89,13 @@ export function recomputed(calls) {
   );
 }
 
+let furnish = null;
+
+/** Have `f(root)` add to every card that is made from now on. */
+export function onCard(f) {
+  furnish = f;
+}
+
 /** A framed figure: a heading, its controls, what it shows, and one line below. */
 export function card(
   title,
@@ -106,5 +113,6 @@ export function card(
     caption,
     recomputed(call),
   );
+  furnish?.(root);
   return { root, body, heading, caption };
 }

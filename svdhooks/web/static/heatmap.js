@@ -1,6 +1,7 @@
 // A heat map on a canvas: cells as an image, rows in groups, hatching, hover, keyboard.
 
 import { element } from "./dom.js";
+import { tells } from "./figures.js";
 import { paintAxes, paintCells, paintSelection } from "./heatpaint.js";
 import { inks } from "./theme.js";
 
@@ -12,7 +13,7 @@ const GAP = 4;
  * data: { rows, columns, shares (Float32Array rows × columns in [0, 1], NaN = nothing),
  *   lut (256 colours), hatched (Uint8Array | null), groups (a name per row | null),
  *   rowLabel(i), columnLabel(j), rowTitle, columnTitle, row, column (selected or -1),
- *   describe(i, j) -> text of the cell, outline: [rows, columns] | null,
+ *   describe(i, j) -> text of the cell, value(i, j) -> for tables, if known, outline: [rows, columns] | null,
  *   flags: [[row, column]] to mark, or none }
  * options: { label, height(rows) -> pixels, square, margin (share of the width for names),
  *   onselect(i, j), onhover(text), apart: pixels between labels of rows }
@@ -30,6 +31,7 @@ export function createHeatmap(container, data, options = {}) {
   tip.hidden = true;
   const frame = element("div", { class: "heatframe" }, canvas, over, tip);
   container.append(frame);
+  tells(frame, () => (shown.value ? tabled(shown) : null));
   let shown = data;
   let place = null;
   let hover = null;
@@ -136,6 +138,16 @@ export function createHeatmap(container, data, options = {}) {
       frame.remove();
     },
   };
+}
+
+/** A row of the map in each row, its name first. */
+function tabled(data) {
+  const places = Array.from({ length: data.columns }, (_, j) => j);
+  const rows = Array.from({ length: data.rows }, (_, i) => [
+    data.rowLabel(i),
+    ...places.map((j) => data.value(i, j)),
+  ]);
+  return { columns: ["", ...places.map((j) => data.columnLabel(j))], rows };
 }
 
 function sizeCanvas(canvas, width, height) {

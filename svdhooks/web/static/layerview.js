@@ -43,28 +43,41 @@ export function createLayerView(container, data, options = {}) {
   );
   container.append(root);
   let shown = data;
+  let plan = [];
   let views = [];
   let stepper = null;
+  let titled = "";
 
   function update(next) {
-    const open =
-      next.run !== shown.run ||
-      next.layer !== shown.layer ||
-      next.measure !== shown.measure ||
-      !views.length;
+    const same = next.run === shown.run && next.layer === shown.layer;
+    const open = !same || next.measure !== shown.measure || !views.length;
     shown = next;
     if (!open) return mark(next.step);
-    for (const view of views) view.destroy();
-    views = [];
-    title();
-    stepper?.destroy();
-    bar.hidden = stepsOf(shown).length < 2;
-    stepper = createStepper(
-      bar,
-      { steps: stepsOf(shown), step: shown.step },
-      { onpick: options.onstep },
-    );
+    // a list that is open stays open while the run grows
+    const heading = `${shown.layer}\n${shown.run.names.length}\n${shown.run.name}`;
+    if (heading !== titled) title();
+    titled = heading;
+    const steps = { steps: stepsOf(shown), step: shown.step };
+    bar.hidden = steps.steps.length < 2;
+    if (stepper) stepper.update(steps);
+    else stepper = createStepper(bar, steps, { onpick: (s) => options.onstep?.(s) });
     return cards();
+  }
+
+  /** The cards of the layer: the same ones with other data, where they are the same. */
+  function cards() {
+    const before = plan.map(({ key }) => key).join("\n");
+    plan = [];
+    planned();
+    if (views.length && plan.map(({ key }) => key).join("\n") === before) {
+      plan.forEach(({ of }, i) => views[i].update(of));
+      return;
+    }
+    for (const view of views) view.destroy();
+    views = plan.map(({ create, of }) =>
+      create(grid, of, { onpick: (s) => options.onstep?.(s) }),
+    );
+    fillRows();
   }
 
   function title() {
@@ -101,7 +114,7 @@ export function createLayerView(container, data, options = {}) {
     );
   }
 
-  function cards() {
+  function planned() {
     const { run, layer } = shown;
     const several = run.steps.length > 1;
     const points = Object.keys(run.spectra?.[layer] ?? {});
@@ -110,13 +123,12 @@ export function createLayerView(container, data, options = {}) {
     if (several) ranks(IN_OUT, COVARIANCE);
     for (const kind of ["relative", "absolute"]) {
       const entry = run.local_rank?.[layer]?.[kind];
-      if (entry?.steps.length) add(createLocalRank, { entry, kind, step: shown.step });
+      if (entry?.steps.length) add(kind, createLocalRank, { entry, kind, step: shown.step });
     }
     const ledger = run.ledger?.[layer];
-    if (ledger?.steps.length) add(createLedger, { entry: ledger, step: shown.step });
+    if (ledger?.steps.length) add("ledger", createLedger, { entry: ledger, step: shown.step });
     for (const point of points) if (!FIRST.includes(point)) spectrum(point);
     if (several) one();
-    fillRows();
   }
 
   function spectrum(point) {
@@ -129,9 +141,8 @@ export function createLayerView(container, data, options = {}) {
       step: shown.step,
       note: point === "weight" ? run.layer(layer).note : "",
     };
-    add(createSpectrum, of);
-    if (point === "weight" && found.steps.length > 2)
-      add(createWaterfall, of, { onpick: options.onstep });
+    add(point, createSpectrum, of);
+    if (point === "weight" && found.steps.length > 2) add("waterfall", createWaterfall, of);
   }
 
   /** A card that would stand alone in its row takes the whole of it. */
@@ -158,7 +169,7 @@ export function createLayerView(container, data, options = {}) {
     const limited = found.some((m) => run.limited(m, layer))
       ? " Too few samples at some records: may read low."
       : "";
-    add(createCurves, {
+    add(`${name} ${found.length} ${limited}`, createCurves, {
       run,
       layer,
       step: shown.step,
@@ -176,7 +187,7 @@ export function createLayerView(container, data, options = {}) {
     const drawn = [...WEIGHT, ...COVARIANCE].includes(measure.name);
     const beside = (others ?? []).filter((r) => r.curve(r.measure(measure.name), layer).x.length);
     if (drawn && !beside.length) return;
-    add(createCurves, {
+    add(`${measure.name} ${beside.length}`, createCurves, {
       run,
       layer,
       step: shown.step,
@@ -186,8 +197,9 @@ export function createLayerView(container, data, options = {}) {
     });
   }
 
-  function add(create, of, more = {}) {
-    views.push(create(grid, of, { onpick: options.onstep, ...more }));
+  /** Plan a card; `key` changes when its words do, not only its curves. */
+  function add(key, create, of) {
+    plan.push({ key: `${create.name} ${shown.layer} ${key}`, create, of });
   }
 
   function mark(value) {

@@ -1,7 +1,8 @@
 // What the colours of the rank map say: amounts, shares of the start, of the maximum.
 
 import { diverging, sequential } from "./colors.js";
-import { number, percent } from "./format.js";
+import { number, percent, shortened } from "./format.js";
+import { at } from "./run.js";
 
 export const SCALES = [
   ["absolute", "Absolute", "The values as they were measured"],
@@ -9,13 +10,17 @@ export const SCALES = [
   ["maximum", "Of the maximum", "Each layer's value over the largest possible one"],
 ];
 
+/** One more, where there is a run to hold against. */
+export const AGAINST = ["other", "Against another run", "Each value against the other run's"];
+
 /**
  * Shares in [0, 1] for the cells of a map, layers × records, and how to read them.
  *
  * Returns { shares, raw (layers × records), related (likewise), lut, low, high, middle,
- *   label(value), title, ticks: [[share, text]] }.
+ *   label(value), title, ticks: [[share, text]] }. `other` is the run of mode "other".
  */
-export function scaled(run, measure, records, mode, dark) {
+export function scaled(run, measure, records, mode, dark, other = null) {
+  if (mode === "other") return against(run, measure, records, dark, other);
   const [raw, related] = values(run, measure, records, mode);
   return mode === "start" ? aroundOne(raw, related, dark) : fromLow(raw, related, mode, measure);
 }
@@ -35,6 +40,64 @@ function values(run, measure, records, mode) {
     }
   }
   return [raw, related];
+}
+
+/** Times the other run's value at that step; of shares the difference, for they may be 0. */
+function against(run, measure, records, dark, other) {
+  const [raw] = values(run, measure, records, "absolute");
+  const wide = run.names.length;
+  const there = other.measure(measure.name);
+  const beside = new Float32Array(raw.length).fill(NaN);
+  const last = other.steps[other.steps.length - 1];
+  records.forEach((record, j) => {
+    const now = run.steps[record];
+    if (!there || !(now <= last) || now < other.steps[0]) return;
+    const t = at(other.steps, now);
+    for (let l = 0; l < wide; l++) {
+      const place = other.places.get(run.names[l]);
+      if (place === undefined) continue;
+      beside[l * records.length + j] = valueBefore(there.values, other.names.length, t, place);
+    }
+  });
+  const name = shortened(other.name, 32);
+  if (measure.unit === "share") return aroundZero(raw, beside, dark, name);
+  const related = raw.map((v, i) => (beside[i] ? v / beside[i] : NaN));
+  const found = aroundOne(raw, related, dark);
+  return {
+    ...found,
+    beside,
+    reading: (v, b) => `${number(b, 4)} in ${name}: × ${number(v, 3)}`,
+    title: `times the value of ${name}`,
+  };
+}
+
+/** The last value that was measured up to record `t`, not more than some records before. */
+function valueBefore(values, wide, t, place) {
+  for (let i = t; i >= Math.max(0, t - 20); i--) {
+    const value = values[i * wide + place];
+    if (!Number.isNaN(value)) return value;
+  }
+  return NaN;
+}
+
+function aroundZero(raw, beside, dark, name) {
+  const related = raw.map((v, i) => v - beside[i]);
+  const reach = Math.max(1e-3, quantile(mapped(related, Math.abs), 0.995));
+  const text = (v) => `${v > 0 ? "+" : ""}${number(v, 2)}`;
+  return {
+    raw,
+    related,
+    beside,
+    shares: mapped(related, (v) => Math.max(0, Math.min(1, 0.5 + v / (2 * reach)))),
+    lut: diverging(dark),
+    reading: (v, b) => `${number(b, 3)} in ${name}: ${text(v)}`,
+    title: `minus the value of ${name}`,
+    ticks: [
+      [0, text(-reach)],
+      [0.5, "0"],
+      [1, text(reach)],
+    ],
+  };
 }
 
 function aroundOne(raw, related, dark) {

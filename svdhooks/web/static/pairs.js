@@ -135,6 +135,7 @@ function described(pair) {
     column: -1,
     columnTitle: `singular vectors of ${shortened(pair.source, 30)} (earlier)`,
     outline: pair.internal ? [pair.internal[0] / each, pair.internal[1] / each] : null,
+    value: (i, j) => pair.adjacency[i * columns + j],
     describe: (i, j) => {
       const value = pair.adjacency[i * columns + j];
       const beyond = Number.isFinite(pair.threshold)

@@ -5,12 +5,12 @@ import { card, chooser, element, fill, recomputed, switcher } from "./dom.js";
 import { capital, number, shortened, step, visible } from "./format.js";
 import { createHeatmap } from "./heatmap.js";
 import { strokes } from "./heatpaint.js";
-import { SCALES, scaled } from "./mapscale.js";
+import { AGAINST, SCALES, scaled } from "./mapscale.js";
 import { at } from "./run.js";
 import { isDark } from "./theme.js";
 
 /**
- * data: { run, measure, scale, layer, step }
+ * data: { run, measure, scale, layer, step, other: a run for scale "other" }
  * options: { onselect(layer, step), onmeasure(name), onscale(mode) }
  */
 export function createRankMap(container, data, options = {}) {
@@ -30,10 +30,10 @@ export function createRankMap(container, data, options = {}) {
     shown = next;
     const measure = shown.run.measure(shown.measure) ?? shown.run.measures[0];
     if (!measure) return;
-    if (shown.scale === "maximum" && !measure.maximum) shown.scale = "absolute";
+    if (!possible(shown, measure)) shown = { ...shown, scale: "absolute" };
     records = shown.run.recorded(measure);
     if (!records.length) records = Array.from(shown.run.steps, (_, t) => t);
-    const colours = scaled(shown.run, measure, records, shown.scale, isDark());
+    const colours = scaled(shown.run, measure, records, shown.scale, isDark(), shown.other);
     choices(measure);
     legend(measure, colours);
     frame.caption.hidden = false;
@@ -57,6 +57,7 @@ export function createRankMap(container, data, options = {}) {
       capital(shortened(m.point || "other", 40)),
     ]);
     const scales = SCALES.filter(([mode]) => mode !== "maximum" || measure.maximum);
+    if (shown.other) scales.push([AGAINST[0], `Against ${shortened(shown.other.name, 24)}`, AGAINST[2]]);
     fill(
       controls,
       chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
@@ -82,6 +83,7 @@ export function createRankMap(container, data, options = {}) {
       row: run.places.get(shown.layer) ?? -1,
       column: column(shown.step),
       describe: (i, j) => reading(measure, colours, i, j, m),
+      value: (i, j) => colours.related[i * m + j],
     };
   }
 
@@ -98,7 +100,7 @@ export function createRankMap(container, data, options = {}) {
         : `${number(raw, 4)}${Number.isFinite(most) ? ` of ${number(most, 4)}` : ""}${unit}`,
     ];
     if (colours.reading && !Number.isNaN(raw))
-      parts.push(colours.reading(colours.related[i * m + j]));
+      parts.push(colours.reading(colours.related[i * m + j], colours.beside?.[i * m + j]));
     if (measure.limited?.[records[j] * run.names.length + i])
       parts.push("too few samples: may read low");
     return parts.join(" · ");
@@ -175,6 +177,12 @@ export function createRankMap(container, data, options = {}) {
     resize: () => update(shown),
     destroy: () => frame.root.remove(),
   };
+}
+
+/** Whether a scale can be shown of a measure. */
+function possible({ scale, other }, measure) {
+  if (scale === "maximum") return Boolean(measure.maximum);
+  return scale !== "other" || Boolean(other);
 }
 
 /** 20 pixels a layer; many layers share the height of a screen, or a little more. */

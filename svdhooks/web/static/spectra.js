@@ -53,7 +53,7 @@ export function createSpectrum(container, data) {
     const others = last > 0 ? spreadOver(last) : [];
     const series = others.map((t) => ({
       ...record(spectrum, t),
-      label: t === 0 ? "first" : "last",
+      label: `step ${step(spectrum.steps[t])}`,
       hidden: false,
       faint: true,
       width: 1,
@@ -80,6 +80,8 @@ export function createSpectrum(container, data) {
   return {
     update(next) {
       shown = next;
+      frame.caption.textContent = noted(next);
+      frame.caption.hidden = !frame.caption.textContent;
       chart.update(described());
     },
     mark(value) {
@@ -224,6 +226,7 @@ export function createWaterfall(container, data, options = {}) {
       columnTitle: "step, one column per record",
       row: -1,
       column: at(spectrum.steps, shown.step ?? Infinity),
+      value: (i, j) => spectrum.values[j * rows + i],
       describe: (i, j) =>
         `index ${step(spectrum.index[i] + 1)} · step ${step(spectrum.steps[j])} · ${number(spectrum.values[j * rows + i], 3)}`,
     };
