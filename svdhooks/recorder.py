@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -43,8 +43,7 @@ class Recorder:
         settings: When and what to record.
         optimizer: Count the updates of this optimiser instead of calls of `step`.
         sinks: Where records go besides the log in ``log_dir``.
-        begin: Record the state before the first update now; otherwise at the first
-            call of `begin`.
+        begin: Record the state before the first update now, not when `begin` is called.
         clock: Seconds; an argument for tests.
     """
 
@@ -71,6 +70,7 @@ class Recorder:
         self._stride = 1
         self._quiet_until = 0
         self._counted_by_optimizer = optimizer is not None
+        self._loss: dict[str, Any] = {}  # told since the last record
         self.counted = calls_of(optimizer)  # for the note on a run without updates
         several = model.values() if isinstance(model, Mapping) else [model]
         path = None if log_dir is None else str(log_dir)
@@ -156,8 +156,7 @@ class Recorder:
     def begin_batch(self, batch: Any) -> None:
         """Show a training batch before the forward, for a ``mask`` of what is observed.
 
-        Needed only with ``observe="training"`` and a mask, where the training loop
-        does not call the watched model itself.
+        Needed only with ``observe="training"`` and a mask, if the loop calls another model.
 
         Args:
             batch: As the loader gives it, on the device.
@@ -178,15 +177,17 @@ class Recorder:
             batch: A training batch, to be the reference if none is known; for several
                 models a mapping of their names to batches.
             loss: The training loss, a tensor with one number or a float, which alarms
-                compare ranks with. It is read where a record is made and nowhere else.
-            step: The number of updates so far, a whole number; None: one more than
-                before.
+                compare ranks with. It is read where a record is made and nowhere else;
+                with ``optimizer=`` that is within the next update, if not before.
+            step: The updates so far, a whole number; None: one more than before.
             context: What else to store with a record: ``logged_step`` (the logger's
                 x coordinate, if it is not the step), ``epoch``, ``batch_idx``.
 
         Returns:
             Whether a record was made.
         """
+        if loss is not None and self._counted_by_optimizer:
+            self._loss = {"loss": loss.detach() if isinstance(loss, Tensor) else loss}
         if batch is None and step is None and self._step + 1 < self._quiet_until:
             self._step += not self._counted_by_optimizer
             return False
@@ -211,10 +212,11 @@ class Recorder:
         self._step += 1
         if self._step >= self._quiet_until:
             self._models.stop_listening()
-            self._advance(self._step, {})
+            if self._advance(self._step, self._loss):
+                self._loss = {}  # twice the same would look like one that stands still
 
     def _advance(
-        self, step: int, context: Mapping[str, float | int], first: bool = False
+        self, step: int, context: Mapping[str, Any], first: bool = False
     ) -> bool:
         if self._recording is None:  # setting up did not get there
             return False
@@ -261,8 +263,6 @@ class Recorder:
                 self._models.open_windows(self._timetable.due(step, step + window))
             else:
                 self._models.close_windows()
-
-    # --- the end --------------------------------------------------------------------
 
     def close(self) -> None:
         """Remove all hooks and close the log; may be called more than once."""

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ class Recording:
         self,
         step: int,
         due: Sequence[Quantity],
-        context: Mapping[str, float | int],
+        context: Mapping[str, Any],
         first: bool,
     ) -> set[str]:
         """Make one record.
