@@ -257,7 +257,7 @@ class SpectrumMonitor(*callback_bases()):  # type: ignore[misc]  # bases depend 
             recorded = self._recorder.step(step=self._count, context=context)
         if recorded:
             self._log_monitored(self._recorder, pl_module)
-            trainer.should_stop |= self._recorder.should_stop
+        trainer.should_stop |= self._recorder.should_stop  # records may come later
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the log."""

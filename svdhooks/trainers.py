@@ -179,7 +179,13 @@ def position(trainer: Any, batch_idx: int, outputs: Any = None) -> dict[str, Any
         ``batch_idx``, and ``loss`` if the training step told one.
     """
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    told = {"loss": loss} if isinstance(loss, (Tensor, float)) else {}
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        loss = None  # of a step by hand, which may give anything
+    told = {}
+    if isinstance(loss, (Tensor, float)):
+        # Lightning divided it by the number of batches that make an update
+        batches = trainer.accumulate_grad_batches
+        told["loss"] = loss if batches == 1 else loss * batches
     loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
     # private, and what Lightning's own loggers use as x coordinate
     logged = getattr(loop, "_batches_that_stepped", trainer.global_step)

@@ -219,7 +219,7 @@ class SpectrumCallback(TrainerCallback):
         if self._recorder.step(step=self._count, context=context):
             self._told = state.global_step
             self._look_at_monitored()
-            control.should_training_stop |= self._recorder.should_stop
+        control.should_training_stop |= self._recorder.should_stop  # some come later
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
