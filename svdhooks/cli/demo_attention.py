@@ -251,5 +251,6 @@ DEMO = Demo(
     caption="what leaves here is all that the answers are made of",
     train=train,
     conclude=conclude,
+    alarms="lm",
     title="ranks behind every block, first → now",
 )

@@ -92,6 +92,7 @@ class Demo:
         caption: Why.
         train: Trains one run on the images and their digits.
         conclude: Reads the logs of both runs.
+        alarms: Which rules are applied to these.
         title: Of the live table.
         since: The step of its first values.
     """
@@ -105,6 +106,7 @@ class Demo:
     caption: str
     train: "Callable[[Tensor, Tensor, Run], None]"
     conclude: Callable[[RunLog, RunLog], Findings]
+    alarms: str = "auto"
     title: str = "ranks of every layer, first → now"
     since: int = 0
 

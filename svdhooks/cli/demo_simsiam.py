@@ -165,4 +165,5 @@ DEMO = Demo(
     caption="what enters here is the embedding that the loss compares",
     train=train,
     conclude=conclude,
+    alarms="ssl",
 )

@@ -1,7 +1,8 @@
 """What every demo says before and after, and how it words numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
@@ -47,10 +48,25 @@ def conclusion(logdir: Path, runs: Sequence[str], findings: Findings) -> Panel:
     grid.add_row(findings.verdict)
     grid.add_row(
         f"Open it:   [bold]tensorboard --logdir {where}[/bold]\n"
+        f"One page:  [bold]svdhooks report {where}[/bold]\n"
         f"Read it:   [bold]svdhooks summary {where}[/bold]\n"
         f"In Python: [bold]svdhooks.runs({escape(repr(str(logdir)))})[/bold]"
     )
     return Panel(grid, title="what svdhooks saw", title_align="left", expand=False)
+
+
+def first_alarm(events: Iterable[Mapping[str, Any]]) -> str:
+    """What was raised first, and when.
+
+    Args:
+        events: Of a run, in the order of the steps.
+
+    Returns:
+        For a cell of a table.
+    """
+    grave = (event for event in events if event["severity"] == "alarm")
+    first = next(grave, None)
+    return "none" if first is None else f"{first['alarm']}, step {first['step']:,}"
 
 
 def cell(trail: Sequence[float], alarming: bool) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -62,8 +63,11 @@ def demo(
             sink, tell = screen.sink(name), screen.progress(name)
             run = Run(name, healthy, logdir / name, steps, seed, sink, tell)
             chosen.train(images, labels, run)
-    findings = chosen.conclude(*(RunLog(logdir / name) for name in chosen.runs))
-    console.print(demo_words.conclusion(logdir, chosen.runs, findings))
+    logs = [RunLog(logdir / name) for name in chosen.runs]
+    findings = chosen.conclude(*logs)
+    raised = (demo_words.first_alarm(log.alarms(chosen.alarms)) for log in logs)
+    told = replace(findings, rows=[*findings.rows, ("first alarm", *raised)])
+    console.print(demo_words.conclusion(logdir, chosen.runs, told))
     return _tensorboard(logdir, console) if tensorboard else 0
 
 

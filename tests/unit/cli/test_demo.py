@@ -446,3 +446,10 @@ def test_tensorboard_is_started_on_the_runs_and_its_status_passed_on(monkeypatch
         [sys.executable, "-m", "tensorboard.main", "--logdir", "a[b]"],
     ]
     assert "--logdir a[b]" in console.file.getvalue()
+
+
+def test_the_first_alarm_is_told_and_information_is_none():
+    info = {"alarm": "compression", "step": 5, "severity": "info"}
+    grave = {"alarm": "collapse", "step": 1600, "severity": "alarm"}
+    assert demo_words.first_alarm([]) == demo_words.first_alarm([info]) == "none"
+    assert demo_words.first_alarm([info, grave, info]) == "collapse, step 1,600"
