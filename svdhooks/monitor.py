@@ -115,7 +115,7 @@ def monitored_values(
         Name -> value, for those whose latest record did not fail: a NaN would make
         callbacks such as ``EarlyStopping`` end the training.
     """
-    values = {}
+    values: dict[str, float] = {}
     for name in names:
         measure, _, subject = name.partition("/")
         if measure == _ALARMS:

@@ -65,8 +65,9 @@ def demo(
             chosen.train(images, labels, run)
     logs = [RunLog(logdir / name) for name in chosen.runs]
     findings = chosen.conclude(*logs)
-    raised = (demo_words.first_alarm(log.alarms(chosen.alarms)) for log in logs)
-    told = replace(findings, rows=[*findings.rows, ("first alarm", *raised)])
+    first, second = (demo_words.first_alarm(log.alarms(chosen.alarms)) for log in logs)
+    row = ("first alarm", first, second)
+    told = replace(findings, rows=[*findings.rows, row])
     console.print(demo_words.conclusion(logdir, chosen.runs, told))
     return _tensorboard(logdir, console) if tensorboard else 0
 
