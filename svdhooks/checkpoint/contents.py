@@ -8,6 +8,7 @@ from typing import Any
 
 from svdhooks.checkpoint.adapters import take_adapters
 from svdhooks.checkpoint.computed import with_computed
+from svdhooks.checkpoint.kinds import own_name
 from svdhooks.checkpoint.modules import Found, layers_in
 from svdhooks.checkpoint.opening import open_checkpoint
 from svdhooks.checkpoint.sources import Desk
@@ -98,7 +99,7 @@ def _with_ties(found: Found) -> list[Layer]:
     for layer in found.layers:
         stored = found.tensors[layer.name]
         # of a tensor that is several layers, which of them
-        part = layer.name.removeprefix(stored.name.rpartition(".")[0])
+        part = layer.name.removeprefix(own_name(stored.name.rpartition(".")[0]))
         key = stored.memory, part
         alone = stored.memory is None or layer.factors is not None
         owner = layer.name if alone else first.setdefault(key, layer.name)

@@ -165,9 +165,14 @@ def _groups(group: Group, out: int, in_: int, positions: int) -> tuple[int, str]
     return 1, ""
 
 
+def own_name(owner: str) -> str:
+    """A module's name; of one that peft has wrapped that of the wrapper."""
+    return owner.removesuffix(".base_layer")
+
+
 def attribute_of(owner: str) -> str:
-    """Last part of a module's name; of one that peft has wrapped the one before."""
-    return owner.removesuffix(".base_layer").rpartition(".")[2]
+    """Last part of a module's own name."""
+    return own_name(owner).rpartition(".")[2]
 
 
 def _attention(group: Group) -> Kind:

@@ -14,7 +14,14 @@ from typing import Any
 from torch import nn
 
 from svdhooks.checkpoint.fused import fused_parts
-from svdhooks.checkpoint.kinds import NO_MATRIX, Group, Kind, attribute_of, kind_of
+from svdhooks.checkpoint.kinds import (
+    NO_MATRIX,
+    Group,
+    Kind,
+    attribute_of,
+    kind_of,
+    own_name,
+)
 from svdhooks.checkpoint.sources import Desk, from_file, joined, unreadable
 from svdhooks.checkpoint.stored import Stored, Tensors
 from svdhooks.layers import Layer, Skipped
@@ -142,7 +149,7 @@ class _Survey:
     def _from_module(
         self, site: Group, module: nn.Module, turned: bool, note: str
     ) -> set[str]:
-        name = site.owner or type(module).__name__.lower()
+        name = own_name(site.owner) or type(module).__name__.lower()
         rule = rule_for(module)
         layers = rule(Site(name, module)) if rule else []
         layers = from_file(layers, site.owner, self._tensors, self._desk, turned)

@@ -142,6 +142,8 @@ def unreadable(stored: Stored, tensors: Tensors) -> str | None:
         The reason.
     """
     dtype = stored.dtype
+    if dtype.endswith("(meta)"):
+        return f"{dtype}: the model had not been loaded when it was saved"
     if dtype not in _FLOATS:
         return (
             f"{dtype}: quantised or packed, or no weight at all; its numbers are not "

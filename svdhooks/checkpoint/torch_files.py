@@ -4,9 +4,10 @@ import argparse
 import pathlib
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -60,6 +61,11 @@ def read_torch(
             f"{path} holds a {kind}, expected a dictionary of tensors. Save "
             "model.state_dict()."
         )
+    if {"state", "param_groups"} <= content.keys():
+        raise ValueError(
+            f"{path} holds the state of an optimiser, no weights. Name the file of the "
+            "model."
+        )
     left_out: list[Skipped] = []
     found = dict(_weights(content, "", left_out))
     if not found:
@@ -76,8 +82,8 @@ def read_torch(
 
 def _loaded(path: Path) -> tuple[Any, bool]:
     """The content, and whether it is mapped rather than read."""
-    with path.open("rb"):
-        """Fails in words of its own where the file cannot be opened."""
+    with path.open("rb") as file:  # fails in words of its own where it cannot be opened
+        _refuse_compressed(path, file)
     try:
         return _load(path, mmap=True), True
     except Exception as error:  # whatever a damaged file leads to
@@ -89,22 +95,40 @@ def _loaded(path: Path) -> tuple[Any, bool]:
         raise _refusal(path, error) from error
 
 
+def _refuse_compressed(path: Path, file: BinaryIO) -> None:
+    """What is compressed, torch would map as if it were the values."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # of the old format, or damaged: torch says which
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError(
+            f"{path} is a compressed archive, whose weights cannot be mapped. Write it "
+            "again as it was: torch.save(torch.load(path, weights_only=True, "
+            "mmap=False), path)."
+        )
+
+
 def _load(path: Path, mmap: bool) -> Any:
     with torch.serialization.safe_globals(_INERT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of storages, for those who wrote the file
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
+_MORE = re.compile(r"(?i:unsupported (?:global:? global|global|class)) (\S+)")
+
+
 def _refusal(path: Path, error: Exception) -> ValueError:
     text = str(error)
-    found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", text)
+    found = _MORE.search(text)
     if found:
         return ValueError(
             f"{path} holds more than weights ({found[1]}), which would have to be "
             "executed to be read; nothing was. Save the weights alone, where the model "
             "is: torch.save(model.state_dict(), path)."
         )
-    first = re.split(r"\n|\. ", text.strip())[0]
+    first = re.split(r"\n|\. ", text.strip())[0] or "the file ends too early"
     return ValueError(
         f"{path} could not be read as a file of torch.save "
         f"({type(error).__name__}: {first}). Expected a whole .pt, .pth, .ckpt or .bin "
@@ -188,6 +212,8 @@ def _facts(content: Mapping[Any, Any]) -> dict[str, Any]:
 def _stored(name: str, tensor: Tensor) -> Stored:
     shape = tuple(tensor.shape)
     dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_meta:
+        return Stored(name, shape, f"{dtype} without values (meta)", lambda: tensor)
     if tensor.layout != torch.strided or tensor.is_quantized:
         dtype = f"{dtype} ({'quantised' if tensor.is_quantized else tensor.layout})"
         return Stored(name, shape, dtype, lambda: tensor)

@@ -53,6 +53,7 @@ class LogWriter:
     skipped: dict[str, Skipped] = field(default_factory=dict)
     _table: dict[str, Layer] = field(default_factory=dict)
     _notes: dict[str, str] = field(default_factory=dict)
+    _shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
     _before: dict[str, tuple[bytes, Record]] = field(default_factory=dict)
 
     def take(self, step: int, path: Path, progress: Progress | None) -> None:
@@ -108,16 +109,32 @@ class LogWriter:
     def _describe(self, step: int, contents: Contents) -> None:
         """Write the table of layers, if there is anything new in it."""
         self.skipped |= {x.name: x for x in contents.skipped}
-        self._notes |= {
-            name: row["note"] for name, row in contents.rows.items() if "note" in row
-        }
+        for name, row in contents.rows.items():
+            if "note" in row:
+                self._notes.setdefault(name, row["note"])
         facts = contents.checkpoint.facts
         if "hparams" in facts:
             self.settings.setdefault("hparams", dict(facts["hparams"]))
         new = [layer for layer in contents.table if layer.name not in self._table]
         self._table |= {layer.name: _without_values(layer) for layer in new}
-        if new:
+        changed = self._note_shapes(step, contents.table)
+        if new or changed:
             self._write_table(step)
+
+    def _note_shapes(self, step: int, layers: Sequence[Layer]) -> bool:
+        """Say where a weight has another shape than the table: a vocabulary grew."""
+        changed = False
+        for layer in layers:
+            first = self._table[layer.name].shape
+            last = self._shapes.setdefault(layer.name, first)
+            if layer.shape != last:
+                out, in_ = layer.shape
+                told = self._notes.get(layer.name)
+                here = f"{out} x {in_} from step {step} on"
+                self._notes[layer.name] = f"{told}; {here}" if told else here
+                self._shapes[layer.name] = layer.shape
+                changed = True
+        return changed
 
     def _write_table(self, step: int) -> None:
         names = [q.name for q in self.quantities if q is not None]

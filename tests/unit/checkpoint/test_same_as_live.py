@@ -189,6 +189,7 @@ def test_a_state_dict_with_adapters_says_that_the_scaling_is_not_in_it(
                 parameter.normal_()
     torch.save(model.state_dict(), tmp_path / "a.pt")
     live = {r.layer: r for r in svdhooks.scan(model)}
+    assert {r.layer for r in scan_checkpoint(tmp_path / "a.pt").layers} == live.keys()
     scan = scan_checkpoint(tmp_path / "a.pt", layers="*.lora.*")
     for record in scan.layers:
         assert record.measures["spectral_norm"] == pytest.approx(

@@ -154,3 +154,11 @@ def test_layers_that_come_later_get_a_row(tmp_path: Path) -> None:
     log = RunLog(scan_series(f"{tmp_path}/*.pt", log=tmp_path / "log"))
     assert log.layers == ("0", "2")
     assert log.series("2", "weight_stable_rank")[0].tolist() == [2]
+
+
+def test_a_weight_that_grows_is_told_with_its_step(tmp_path: Path) -> None:
+    for step, rows in ((1, 4), (2, 4), (3, 6)):
+        torch.save({"wte.weight": torch.randn(rows, 3)}, tmp_path / f"step{step}.pt")
+    log = RunLog(scan_series(f"{tmp_path}/*.pt", log=tmp_path / "log"))
+    assert log.described["wte"]["shape"] == [3, 4]
+    assert log.settings["notes"] == {"wte": "3 x 6 from step 3 on"}
