@@ -104,6 +104,52 @@ def pairs(gathering: Gathering) -> list[Entry]:
     return found
 
 
+def one_pair(
+    gathering: Gathering, source: str, target: str, step: int | None
+) -> Entry | None:
+    """The spectral graph between two layers.
+
+    Args:
+        gathering: The run, which has vectors.
+        source: The earlier layer.
+        target: The later layer.
+        step: One with vectors; None: the last.
+
+    Returns:
+        An entry, as the page has it; None if there is no room.
+
+    Raises:
+        KeyError: If a layer has no vectors.
+        ValueError: If the step has none.
+    """
+    from svdhooks.analysis.graph import spectral_graph  # it loads torch
+
+    rows = {(row["source"], row["target"]): row for row in gathering.log.pairs}
+    graph = spectral_graph(gathering.log, step, pairs=[rows[source, target]])
+    return _pair(gathering, graph.pairs[0], graph.step)
+
+
+def one_descrambled(gathering: Gathering, layer: str, step: int | None) -> Entry:
+    """The weight of a layer, before and after descrambling.
+
+    Args:
+        gathering: The run, which has vectors and moments.
+        layer: Its name.
+        step: One with vectors; None: the last.
+
+    Returns:
+        An entry, as the page has it.
+
+    Raises:
+        KeyError: If the layer has no vectors.
+        TypeError: If its weight is complex.
+        ValueError: If the step lacks vectors or moments.
+    """
+    from svdhooks.analysis.descrambling import descrambled  # it loads torch
+
+    return _descrambled(gathering, descrambled(gathering.log, layer, step))
+
+
 def _pair(gathering: Gathering, pair: "PairAdjacency", step: int) -> Entry | None:
     leading = pair.adjacency[:_MOST_NEURONS, :_MOST_NEURONS]
     call = (

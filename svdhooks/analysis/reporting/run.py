@@ -20,7 +20,8 @@ from svdhooks.analysis.reporting.spectra import spectra
 from svdhooks.runlog import RunLog
 from svdhooks.web.page import PageData
 
-_FAILURES = 200
+FAILURES = 200
+"""Measurements that failed, at most, of which a page tells."""
 _SKIPPED = 1000
 _DIFFERENCES = 300
 _CURVES = 60
@@ -66,10 +67,10 @@ def _run(page: PageData, name: str, log: RunLog, alarms: Choice, size: float) ->
     found = alarmed(log, alarms)
     gathering = Gathering(log, page, Room(size), found.named)
     gathering.choose()
-    said = remarks(log, gathering.steps.tolist(), _FAILURES)
+    said = remarks(log, gathering.steps.tolist(), FAILURES)
     bounds = maxima(log, gathering.layers)
     tree: Tree = {"name": name, "path": str(log.log_dir)}
-    tree |= _told(gathering, found, said)
+    tree |= told(gathering, found, said)
     tree |= {
         "verdict": judged(gathering, found, bounds, said).as_dict(),
         "layers": layer_rows(log, gathering.layers, bounds),
@@ -87,8 +88,17 @@ def _run(page: PageData, name: str, log: RunLog, alarms: Choice, size: float) ->
     return tree
 
 
-def _told(gathering: Gathering, found: Alarmed, said: Remarks) -> Tree:
-    """What a run says of itself."""
+def told(gathering: Gathering, found: Alarmed, said: Remarks) -> Tree:
+    """What a run says of itself.
+
+    Args:
+        gathering: The run.
+        found: Its alarms.
+        said: What is said of its measurements.
+
+    Returns:
+        A part of its tree.
+    """
     log = gathering.log
     skipped = log.skipped
     gathering.note(
@@ -127,8 +137,8 @@ def _logged(gathering: Gathering) -> Any:
         return steps
     at, values = log.run_series("logged_step")
     known = dict(zip(at.tolist(), values.tolist(), strict=True))
-    told = [known.get(step, step) for step in steps.tolist()]
-    whole = [int(x) if float(x).is_integer() else x for x in told]
+    shown = [known.get(step, step) for step in steps.tolist()]
+    whole = [int(x) if float(x).is_integer() else x for x in shown]
     return np.array(whole)
 
 

@@ -1,5 +1,7 @@
 """Spectra over the run, with the edge that noise alone would have."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ _WORDS = 300
 """Bytes of an entry besides its arrays and its name."""
 
 Entry = dict[str, Any]
+Cut = Callable[[tuple[int, ...]], tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def spectra(gathering: Gathering) -> dict[str, dict[str, Entry]]:
@@ -47,7 +50,8 @@ def spectra(gathering: Gathering) -> dict[str, dict[str, Entry]]:
     for layer in layers:
         several: dict[str, Entry] = {}
         for point in points:
-            entry = _entry(gathering, layer, point, each, room)
+            cut = functools.partial(_cut, size=each)
+            entry = spectrum(gathering, layer, point, cut, room)
             if entry is not None:
                 several[point] = entry
         if several:
@@ -70,10 +74,21 @@ def _points(log: RunLog) -> list[str]:
     return sorted(found, key=[*_ORDER, *sorted(found)].index)
 
 
-def _entry(
-    gathering: Gathering, layer: str, point: str, each: float, room: Room
+def spectrum(
+    gathering: Gathering, layer: str, point: str, cut: Cut, room: Room
 ) -> Entry | None:
-    """One spectrum over the run; None if there is none, or no room."""
+    """One spectrum over the run.
+
+    Args:
+        gathering: The run.
+        layer: Which layer.
+        point: Which matrix of it.
+        cut: Shape of the values -> which rows and columns of them are shown.
+        room: For its arrays and words.
+
+    Returns:
+        An entry, as the page has it; None if there is none, or no room.
+    """
     log = gathering.log
     call = f"log.spectra({layer!r}, {point!r})"
     try:
@@ -83,18 +98,18 @@ def _entry(
     if not values.size or not room.take(len(call) * 2 + len(layer) + _WORDS):
         return None
     index = log.spectrum_index(layer, point)
-    rows, columns = _cut(values.shape, each)
+    rows, columns = cut(values.shape)
     edge = _edge(log, layer, point, steps[rows], values[rows], index)
-    cut = np.ascontiguousarray(values[np.ix_(rows, columns)])
-    if not room.take(cut.nbytes if cut.dtype == np.float32 else cut.size * _WIDE):
+    shown = np.ascontiguousarray(values[np.ix_(rows, columns)])
+    if not room.take(shown.size * _WIDE):
         return None
     add = gathering.page.add
     return {
         "steps": add(steps[rows]),
         "index": add(index[columns]),
-        "values": add(cut),
+        "values": add(shown),
         "edge": None if edge is None else add(edge),
-        "thinned": cut.shape != values.shape,
+        "thinned": shown.shape != values.shape,
         "of": len(steps),
         "entries": int(index[-1]) + 1,
         "call": call,

@@ -1,0 +1,1 @@
+"""The tab in TensorBoard: `loader.Loader` is what TensorBoard finds; nothing imports torch."""
