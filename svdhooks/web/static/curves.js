@@ -35,14 +35,15 @@ function lossOf(run) {
 /**
  * Some measures of a layer with one unit in one chart, the loss joined in.
  *
- * data: { run, layer, step, measures: [measure], title, note, loss: true | false, others: [Run] }
+ * data: { run, layer, step, measures: [measure], title, note, loss: true | false, others: [Run],
+ *   narrow: true for half the width }
  * options: { onpick(step) }. With `others`, their curves are drawn beside (one measure only).
  */
 export function createCurves(container, data, options = {}) {
   const frame = card(data.title, {
     note: data.note ?? meanings(data.measures),
     call: data.measures.map((m) => m.call),
-    wide: data.others?.length > 1,
+    wide: data.others?.length > 1 && !data.narrow,
   });
   container.append(frame.root);
   let shown = data;

@@ -41,62 +41,12 @@ export function createPairs(container, data, options = {}) {
       chooser("Pair", list, index, (i) => options.onpair?.(i)),
     );
     const pair = pairs[index];
-    if (pair) adjacency(pair);
+    if (pair) views.push(createAdjacency(grid, { pair }));
     const found = (shown.run.internal ?? []).filter(
       (e) => pair && e.pair === `${pair.source}->${pair.target}` && e.steps.length > 1,
     );
-    for (const entry of found) internal(entry);
-  }
-
-  function adjacency(pair) {
-    const frame = card(`Edges at step ${step(pair.step)}`, { note: told(pair) });
-    frame.root.append(...[recomputed(pair.call)].filter(Boolean));
-    grid.append(frame.root);
-    const cells = described(pair);
-    frame.body.append(key(cells.top, pair));
-    const map = createHeatmap(frame.body, cells, {
-      label: "Edges between singular vectors",
-      height: () => 340,
-      square: true,
-      numeric: true,
-      apart: 14,
-      every: 40,
-      margin: 0.14,
-    });
-    views.push({
-      resize: map.resize,
-      destroy() {
-        map.destroy();
-        frame.root.remove();
-      },
-    });
-  }
-
-  function internal(entry) {
-    const frame = card("Internal dimensions", {
-      note: "How many leading directions of both layers talk to each other beyond chance.",
-      call: [entry.calls?.out, entry.calls?.in],
-    });
-    grid.append(frame.root);
-    const of = (y, label, at) => ({ x: entry.steps, y, label, at });
-    const chart = createChart(
-      frame.body,
-      {
-        x: stepAxis(entry.steps),
-        y: { label: "directions", bottom: 0 },
-        mark: shown.step,
-        series: [of(entry.out, "later layer", 0), of(entry.in, "earlier layer", 1)],
-      },
-      { label: "Internal dimensions over steps", height: 300 },
-    );
-    views.push({
-      mark: chart.mark,
-      resize: chart.resize,
-      destroy() {
-        chart.destroy();
-        frame.root.remove();
-      },
-    });
+    for (const entry of found)
+      views.push(createInternal(grid, { entry, step: shown.step }));
   }
 
   update(data);
@@ -111,6 +61,60 @@ export function createPairs(container, data, options = {}) {
     destroy() {
       for (const view of views) view.destroy();
       container.replaceChildren();
+    },
+  };
+}
+
+/** The edges between two layers at one step, as a map. data: { pair } */
+export function createAdjacency(container, data) {
+  const { pair } = data;
+  const frame = card(`Edges at step ${step(pair.step)}`, { note: told(pair) });
+  frame.root.append(...[recomputed(pair.call)].filter(Boolean));
+  container.append(frame.root);
+  const cells = described(pair);
+  frame.body.append(key(cells.top, pair));
+  const map = createHeatmap(frame.body, cells, {
+    label: "Edges between singular vectors",
+    height: () => 340,
+    square: true,
+    numeric: true,
+    apart: 14,
+    every: 40,
+    margin: 0.14,
+  });
+  return {
+    resize: map.resize,
+    destroy() {
+      map.destroy();
+      frame.root.remove();
+    },
+  };
+}
+
+/** Internal dimensions over steps. data: { entry, step } */
+export function createInternal(container, { entry, step: chosen }) {
+  const frame = card("Internal dimensions", {
+    note: "How many leading directions of both layers talk to each other beyond chance.",
+    call: [entry.calls?.out, entry.calls?.in],
+  });
+  container.append(frame.root);
+  const of = (y, label, at) => ({ x: entry.steps, y, label, at });
+  const chart = createChart(
+    frame.body,
+    {
+      x: stepAxis(entry.steps),
+      y: { label: "directions", bottom: 0 },
+      mark: chosen,
+      series: [of(entry.out, "later layer", 0), of(entry.in, "earlier layer", 1)],
+    },
+    { label: "Internal dimensions over steps", height: 300 },
+  );
+  return {
+    mark: chart.mark,
+    resize: chart.resize,
+    destroy() {
+      chart.destroy();
+      frame.root.remove();
     },
   };
 }

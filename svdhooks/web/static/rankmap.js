@@ -11,12 +11,12 @@ import { isDark } from "./theme.js";
 
 /**
  * data: { run, measure, scale, layer, step, other: a run for scale "other" }
- * options: { onselect(layer, step), onmeasure(name), onscale(mode) }
+ * options: { onselect(layer, step), onmeasure(name), onscale(mode), title, only: the one scale }
  */
 export function createRankMap(container, data, options = {}) {
   const controls = element("div", { class: "controls" });
   const key = element("div", { class: "mapkey" });
-  const frame = card("Rank map", { controls, level: "h2", wide: true });
+  const frame = card(options.title ?? "Rank map", { controls, level: "h2", wide: true });
   const call = element("div");
   const plot = element("div");
   frame.body.append(key, plot);
@@ -61,7 +61,7 @@ export function createRankMap(container, data, options = {}) {
     fill(
       controls,
       chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
-      switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)),
+      options.only ? null : switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)),
     );
   }
 

@@ -22,6 +22,9 @@ export class Run {
   /** The curve of a layer: { x: steps, y: values } where it was measured. */
   curve(measure, layer) {
     const place = this.places.get(layer);
+    // where a server sent the layer's own records, they are finer than the map's
+    const fine = this.fine?.get(layer)?.[measure?.name];
+    if (fine) return fine;
     const x = [];
     const y = [];
     if (!measure || place === undefined) return { x, y };
