@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdhooks.alarms.choosing import Choice, resolve_alarms
-from svdhooks.alarms.event import AlarmEvent
+from svdhooks.alarms.event import Alarm, AlarmEvent
 from svdhooks.alarms.reading import LIMITING, Key, Reading, in_order
+from svdhooks.alarms.suspects import Column, suspects
 from svdhooks.alarms.watching import Watcher
 
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
-
-_AT_ONCE = 2**21
-"""Values that are held at once as rules read them: some 200 MB."""
 
 _TRAINING = re.compile(r"train", re.IGNORECASE)
 _OTHER = re.compile(r"val|eval|test|dev|best|grad|scale|regular|aux", re.IGNORECASE)
@@ -91,7 +89,7 @@ def alarms_of(
     if chosen is None:
         return []
     watcher = Watcher(chosen)
-    several = readings(log, loss, watcher.measures)
+    several = readings(log, loss, watcher.measures, watcher.rules)
     return [event for reading in several for event in watcher.observe(reading)]
 
 
@@ -119,15 +117,21 @@ def _order(tag: str) -> tuple[bool, bool, int, str]:
 
 
 def readings(
-    log: Log, loss: str | None = None, measures: Collection[str] | None = None
+    log: Log,
+    loss: str | None = None,
+    measures: Collection[str] | None = None,
+    rules: Sequence[Alarm] | None = None,
 ) -> Iterator[Reading]:
     """The records of a log, one after another, as rules saw them live.
 
     Args:
         log: A `RunLog` or a `MemorySink`.
         loss: Tag of the training loss among ``log.scalar_tags``, joined by
-            ``log.align``; None: as `loss_source` finds it.
+            ``log.align``; None: as `loss_source` finds it; empty: only what was given to
+            the recorder.
         measures: Which to read; None: all.
+        rules: Layers of which none of these could ever speak are left out, which spares
+            most of the time of long logs; None: all layers are in.
 
     Yields:
         One for each step, in order.
@@ -138,6 +142,8 @@ def readings(
     rows = dict(log.described)
     columns = _columns(log, measures)
     failed, limited = _reservations(log)
+    if rules is not None:
+        columns = _of_suspects(columns, rules, rows, failed)
     run = _run_values(log, loss)
     steps = log.steps.tolist()
     for start in range(0, len(steps), _CHUNK):
@@ -176,6 +182,21 @@ def _columns(log: Log, measures: Collection[str] | None) -> list[_Column]:
             if there.any():
                 found.append((layer, metric, steps[there], rounded[there]))
     return found
+
+
+def _of_suspects(
+    columns: Sequence[_Column],
+    rules: Sequence[Alarm],
+    rows: Mapping[str, Mapping[str, Any]],
+    failed: Mapping[int, Mapping[Key, str]],
+) -> list[_Column]:
+    """The series of the layers that rules must see."""
+    layers: dict[str, dict[str, Column]] = {}
+    for layer, metric, steps, values in columns:
+        layers.setdefault(layer, {})[metric] = steps, values
+    broken = {layer for several in failed.values() for layer, _ in several}
+    kept = suspects(rules, layers, rows, broken)
+    return [column for column in columns if column[0] in kept]
 
 
 def _values(
@@ -217,7 +238,7 @@ def _run_values(log: Log, loss: str | None) -> dict[int, dict[str, float]]:
         _add(found, metric, log.run_series(metric))
     if source in log.run_metrics:
         _add(found, "loss", log.run_series(source))
-    elif source is not None:  # a scalar may be called "loss", too
+    elif source:  # a scalar may be called "loss", too
         _add(found, "loss", _aligned(log, source))
     return found
 

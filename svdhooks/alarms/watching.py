@@ -23,6 +23,7 @@ class Watcher:
     Attributes:
         raised: Name of a rule -> how many events it raised.
         measures: Names of those that the rules read; None: all.
+        rules: Those at work.
     """
 
     def __init__(self, alarms: Alarms) -> None:
@@ -30,6 +31,7 @@ class Watcher:
         self._states = [(rule, rule.begin()) for rule in alarms.rules]
         self.raised: Counter[str] = Counter({rule.name: 0 for rule in alarms.rules})
         self.measures = alarms.measures
+        self.rules = alarms.rules
         self._alarmed = False
 
     def observe(self, reading: Reading) -> tuple[AlarmEvent, ...]:
