@@ -105,7 +105,7 @@ export function createBetween(tab, container) {
       words(
         "No pairs of layers are known of this run",
         "They are found where the recorder follows what flows between layers.",
-        'svdhooks.watch(model, ..., quantities=["weight_spectrum", "spectral_edges"], vectors=...)',
+        'svdhooks.watch(model, log_dir, quantities=["weight_spectrum", "covariance", "spectral_edges"])',
       ),
     );
   }
@@ -114,7 +114,7 @@ export function createBetween(tab, container) {
     return words(
       "This run has no singular vectors",
       "The graph between layers needs them at some steps. Internal dimensions, where they were measured, are shown without.",
-      "svdhooks.watch(model, ..., vectors=svdhooks.every(1000))",
+      'svdhooks.watch(model, log_dir, quantities=["weight_spectrum", svdhooks.WeightVectors(k=None), "spectral_edges"])',
     );
   }
 

@@ -6,6 +6,7 @@ import { chooser, element, fill } from "./dom.js";
 import { capital, shortened } from "./format.js";
 import { createRankMap } from "./rankmap.js";
 import { plain } from "./server.js";
+import { lower } from "./mapheight.js";
 
 const CURVES = 8;
 
@@ -29,16 +30,25 @@ export function createCompare(tab, container) {
     const { measure, layer, step } = tab.state.view;
     return { run: tab.run, measure, scale: "other", layer, step, other: against };
   };
+  const among = tab.others.map((r) => [r.name, shortened(r.name, 40)]);
+  const others =
+    among.length > 1
+      ? chooser("Against", among, against.name, (name) => {
+          against = tab.store.run(name) ?? against;
+          view.update(mapped());
+        })
+      : null;
   const view = createRankMap(map, mapped(), {
-    title: `${shortened(tab.run.name, 40)} against another run`,
+    title: `${shortened(tab.run.name, 40)} against ${others ? "another run" : shortened(against.name, 40)}`,
     only: "other",
+    extra: others,
+    height: lower,
     onselect: (l, s) => tab.choose(l, s),
     onmeasure: (measure) => tab.state.set({ measure }),
   });
 
   function heading() {
-    const { run, others, state } = tab;
-    const among = others.map((r) => [r.name, shortened(r.name, 40)]);
+    const { run, state } = tab;
     const list = run.names.map((name) => [name, shortened(name, 56)]);
     fill(
       layers,
@@ -46,12 +56,6 @@ export function createCompare(tab, container) {
       element(
         "div",
         { class: "controls" },
-        among.length > 1
-          ? chooser("Map against", among, against.name, (name) => {
-              against = tab.store.run(name) ?? against;
-              view.update(mapped());
-            })
-          : null,
         chooser("Layer", list, state.view.layer, (name) => tab.choose(name, null)),
       ),
     );
@@ -59,7 +63,7 @@ export function createCompare(tab, container) {
 
   function curves() {
     for (const one of views) one.destroy();
-    const { run, others, state } = tab;
+    const { run, state } = tab;
     const { layer, step } = state.view;
     const found = run.measures.filter((m) => run.curve(m, layer).x.length);
     const first = found.filter((m) => m.name === state.view.measure || m.headline);
@@ -73,7 +77,7 @@ export function createCompare(tab, container) {
           step,
           measures: [m],
           title: capital(shortened(m.title, 70)),
-          others: others.filter((r) => r.curve(r.measure(m.name), layer).x.length),
+          others: tab.others.filter((r) => r.curve(r.measure(m.name), layer).x.length),
           narrow: true,
         },
         { onpick: (s) => tab.choose(null, s) },

@@ -1,14 +1,15 @@
 // The views of the tab: what each is made of, and what of it changes when.
 
+import { createAlarmList } from "./alarmlist.js";
 import { createAbout, createRunMeasures } from "./about.js";
 import { createBetween } from "./between.js";
 import { createCompare } from "./compared.js";
 import { element } from "./dom.js";
 import { createLayerView } from "./layerview.js";
+import { lower } from "./mapheight.js";
 import { createRankMap } from "./rankmap.js";
 import { facts } from "./tables.js";
 import { createValues } from "./values.js";
-import { createAlarms } from "./verdict.js";
 
 /** Some places, one below the other, each with a heading if it has one. */
 function places(container, names) {
@@ -23,7 +24,7 @@ function places(container, names) {
 
 /** Alarms, the rank map (of one record: a table), and one layer. */
 function training(tab, container) {
-  const { alarms, map, layer } = places(container, [["alarms", "Alarms"], ["map", null], ["layer", null]]);
+  const { alarms, map, layer } = places(container, [["alarms", null], ["map", null], ["layer", null]]);
   const views = {};
   const mapped = () => {
     const { measure, scale, layer: name, step } = tab.state.view;
@@ -40,7 +41,7 @@ function training(tab, container) {
     alarms.root.hidden = !tab.run.alarms?.length;
     if (found === told) return;
     told = found;
-    views.alarms ??= createAlarms(alarms.body, tab.run, { onselect: (l, s) => tab.go(l, s) });
+    views.alarms ??= createAlarmList(alarms.body, tab.run, { onselect: (l, s) => tab.go(l, s) });
     views.alarms.update(tab.run);
   }
 
@@ -57,6 +58,7 @@ function training(tab, container) {
           onselect: (l, s) => tab.choose(l, s),
           onmeasure: (measure) => tab.state.set({ measure }),
           onscale: (scale) => tab.state.set({ scale }),
+          height: lower,
         });
   }
 

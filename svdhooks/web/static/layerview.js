@@ -148,6 +148,7 @@ export function createLayerView(container, data, options = {}) {
   /** A card that would stand alone in its row takes the whole of it. */
   function fillRows() {
     const cards = [...grid.children];
+    if (getComputedStyle(grid).gridTemplateColumns.split(" ").length > 2) return;
     let left = true;
     cards.forEach((card, i) => {
       if (card.classList.contains("wide")) left = true;

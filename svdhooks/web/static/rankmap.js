@@ -11,7 +11,8 @@ import { isDark } from "./theme.js";
 
 /**
  * data: { run, measure, scale, layer, step, other: a run for scale "other" }
- * options: { onselect(layer, step), onmeasure(name), onscale(mode), title, only: the one scale }
+ * options: { onselect(layer, step), onmeasure(name), onscale(mode), title,
+ *   only: the one scale, height(rows) -> pixels, extra: one more control }
  */
 export function createRankMap(container, data, options = {}) {
   const controls = element("div", { class: "controls" });
@@ -44,7 +45,7 @@ export function createRankMap(container, data, options = {}) {
     else
       map = createHeatmap(plot, cells, {
         label: "Rank map, layers by records",
-        height: tall,
+        height: options.height ?? tall,
         onselect: chosen,
       });
   }
@@ -60,6 +61,7 @@ export function createRankMap(container, data, options = {}) {
     if (shown.other) scales.push([AGAINST[0], `Against ${shortened(shown.other.name, 24)}`, AGAINST[2]]);
     fill(
       controls,
+      options.extra,
       chooser("Measure", list, measure.name, (name) => options.onmeasure?.(name)),
       options.only ? null : switcher("Colours show", scales, shown.scale, (mode) => options.onscale?.(mode)),
     );

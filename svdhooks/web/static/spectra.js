@@ -107,7 +107,7 @@ function ends(spectrum, now) {
     finite(spectrum, now) ? null : element("b", {}, "not finite"),
   );
   const edge = spectrum.edge?.[now];
-  const noise = Number.isFinite(edge)
+  const noise = edge > 0
     ? [
         element(
           "span",
