@@ -93,6 +93,8 @@ class Loss:
         noise: Median absolute difference of successive values.
         broken_step: First step at which it was not finite; None if it always was.
         records: How many records it is known at.
+        finite: At how many it is finite.
+        stalled: Whether it does not fall any more, be it for it has converged.
         series: Expression that gives steps and values.
     """
 
@@ -104,6 +106,8 @@ class Loss:
     noise: float
     broken_step: int | None
     records: int
+    finite: int
+    stalled: bool
     series: str
 
     @property
@@ -233,6 +237,8 @@ def loss_of(log: RunLog, source: str | None) -> Loss | None:
         float(np.median(np.abs(np.diff(told)))) if len(told) > 1 else 0.0,
         None if finite.all() else int(steps[np.argmin(finite)]),
         len(values),
+        len(told),
+        level.stalled,
         series,
     )
 

@@ -24,6 +24,7 @@ class Evidence:
         loss: What the loss did; None: there is none.
         failed: How many measurements failed.
         broke: Whether one failed that had worked before.
+        broken: How many points of layers they are of.
         first_failure: Of the first: layer, point, step, status.
         limited: Point -> share of its measurements that rest on too few samples.
         damage: How many records could not be read.
@@ -39,6 +40,7 @@ class Evidence:
     loss: Loss | None = None
     failed: int = 0
     broke: bool = False
+    broken: int = 0
     first_failure: tuple[str, str, int, str] | None = None
     limited: dict[str, float] = field(default_factory=dict)
     damage: int = 0

@@ -1,17 +1,9 @@
 """The alarms of a run, live and read afterwards, and the verdict on it."""
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from svdhooks.alarms import (
-    AlarmEvent,
-    Reading,
-    Watcher,
-    loss_source,
-    readings,
-    resolve_alarms,
-)
+from svdhooks.alarms import AlarmEvent, Watcher, loss_source, readings, resolve_alarms
 from svdhooks.alarms.choosing import Choice
 from svdhooks.analysis.reporting.curves import JUDGED, falls, loss_of
 from svdhooks.analysis.reporting.evidence import Evidence
@@ -65,39 +57,14 @@ def alarmed(log: RunLog, choice: Choice) -> Alarmed:
         TypeError: If something in ``choice`` is neither a name nor a rule.
         ValueError: If there is no such preset or rule.
     """
-
-    def read(watcher: Watcher) -> Iterator[Reading]:
-        return readings(log, None, watcher.measures, watcher.rules)
-
-    return joined(raised(log), choice, read)
-
-
-def raised(log: RunLog) -> list[AlarmEvent]:
-    """The alarms that were raised live."""
-    return [AlarmEvent.from_dict(told) for told in log.alarms()]
-
-
-def joined(
-    live: list[AlarmEvent],
-    choice: Choice,
-    read: Callable[[Watcher], Iterable[Reading]],
-) -> Alarmed:
-    """Alarms that were raised live, and those that rules raise afterwards.
-
-    Args:
-        live: The former.
-        choice: Rules.
-        read: Gives what these see, one record after another.
-
-    Returns:
-        Both, in the order of their steps; what rules repeat, once.
-    """
+    live = [AlarmEvent.from_dict(told) for told in log.alarms()]
     chosen = resolve_alarms(choice)
     later: list[AlarmEvent] = []
     holding: set[str] = set()
     if chosen is not None:
         watcher = Watcher(chosen)
-        later = [event for each in read(watcher) for event in watcher.observe(each)]
+        several = readings(log, None, watcher.measures, watcher.rules)
+        later = [event for each in several for event in watcher.observe(each)]
         holding = {event.alarm for event in watcher.open}
     # of rules that were not applied again it is not known whether they passed
     known = {rule.name for rule in chosen.rules} if chosen is not None else set()

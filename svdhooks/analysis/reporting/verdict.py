@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdhooks.alarms.event import AlarmEvent, named
-from svdhooks.analysis.reporting.curves import loss_figures
+from svdhooks.analysis.reporting.curves import Fall, Loss, loss_figures
 from svdhooks.analysis.reporting.evidence import Evidence
 from svdhooks.analysis.reporting.meanings import meaning_of
 from svdhooks.display.overview import count, figure
@@ -171,10 +171,7 @@ def _add_falls(verdict: Verdict, evidence: Evidence) -> None:
     )
     if fall.maximum > 0:
         sentence += f" of at most {figure(fall.maximum)}"
-    sentence += (
-        f" at step {fall.end_step:,}, half of the way by step {fall.half_step:,} and nine "
-        f"tenths by step {fall.most_step:,}."
-    )
+    sentence += f" at step {fall.end_step:,}, {_pace(fall)}."
     if fall.of_weight and fall.metric.endswith("stable_rank"):
         sentence += " Stable ranks of weights fall in most healthy trainings."
     layers = len({each.layer for each in evidence.falls})
@@ -188,6 +185,16 @@ def _add_falls(verdict: Verdict, evidence: Evidence) -> None:
     ends |= {(fall.start_step, fall.start)} if rose else set()
     for step, value in sorted(ends):
         verdict.figures.append({"call": fall.call, "step": step, "value": value})
+
+
+def _pace(fall: Fall) -> str:
+    """When most of the way down was behind a rank."""
+    if fall.half_step == fall.most_step:
+        return f"nine tenths of the way by step {fall.most_step:,}"
+    return (
+        f"half of the way by step {fall.half_step:,} and nine tenths by step "
+        f"{fall.most_step:,}"
+    )
 
 
 def _add_loss(verdict: Verdict, evidence: Evidence) -> None:
@@ -204,25 +211,33 @@ def _add_loss(verdict: Verdict, evidence: Evidence) -> None:
         verdict.sentences.append(f"{broken}, for the first time.")
     if math.isnan(loss.start):
         return
-    change = (
-        f"from {figure(loss.start)} at step {loss.start_step:,} to {figure(loss.now)}, "
-        "the median of its last five values"
-    )
-    if not loss.judged:
-        words = f"The loss went {change}; these are too few to judge it."
-    elif loss.state == "worse":
-        words = (
-            f"The loss got worse again: it went {change}, and was {figure(loss.best)} "
-            "at its best."
-        )
-    elif loss.state == "diverged":
-        words = f"The finite values of the loss went {change}."
-    elif loss.falls:
-        words = f"The loss fell {change}."
-    else:
-        words = f"The loss went {change}: it did not fall by more than its own noise."
+    words = _of_loss(loss, bool(evidence.alarms))
     verdict.sentences.append(words)
     verdict.figures += loss_figures(loss)
+
+
+def _of_loss(loss: Loss, alarmed: bool) -> str:
+    """What a loss did, in a sentence; beside alarms also whether it goes on falling."""
+    if loss.finite == 1:
+        return f"Its only finite value is {figure(loss.start)} at step {loss.start_step:,}."
+    last = "five values" if loss.broken_step is None else "five finite values"
+    change = (
+        f"from {figure(loss.start)} at step {loss.start_step:,} to {figure(loss.now)}, "
+        f"the median of its last {last}"
+    )
+    if not loss.judged:
+        return f"The loss went {change}; these are too few to judge it."
+    if loss.state == "worse":
+        best = figure(loss.best)
+        return (
+            f"The loss got worse again: it went {change}, and was {best} at its best."
+        )
+    if loss.state == "diverged":
+        return f"The finite values of the loss went {change}."
+    if loss.falls:
+        ended = ", and no longer falls" if alarmed and loss.stalled else ""
+        return f"The loss fell {change}{ended}."
+    return f"The loss went {change}: it did not fall by more than its own noise."
 
 
 def _reservations(evidence: Evidence) -> list[str]:
@@ -230,9 +245,13 @@ def _reservations(evidence: Evidence) -> list[str]:
     found = []
     if evidence.first_failure is not None:
         layer, point, step, status = evidence.first_failure
+        where = f"{point} of layer {named(layer)}"
+        several = count(evidence.failed, "measurement")
+        one = evidence.broken == 1 and evidence.failed > 1
         found.append(
-            f"{count(evidence.failed, 'measurement')} failed; the first: {point} of "
-            f"layer {named(layer)} at step {step:,}: {status}."
+            f"{several} failed, all of the {where}, since step {step:,}: {status}."
+            if one
+            else f"{several} failed; the first: {where} at step {step:,}: {status}."
         )
     limited = [point for point, share in evidence.limited.items() if share > 0.0]
     if limited:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from svdhooks.alarms import PRESETS, Collapse, Exploding, Watcher, readings
+from svdhooks.alarms import Collapse, Exploding, Watcher, readings
 from svdhooks.alarms.choosing import Alarms
 from svdhooks.alarms.suspects import suspects
 from tests.unit.alarms.runs import rows
 
 STEPS = np.arange(0, 1200, 30)
-LAYERS = tuple(f"l{i:02}" for i in range(24))
+LAYERS = tuple(f"l{i:02}" for i in range(12))
 MEASURES = (
     "input_effective_rank",
     "output_effective_rank",
@@ -67,10 +67,10 @@ class Invented:
         return STEPS, self.loss
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["ssl", "supervised"])
 def test_the_same_events_with_and_without_the_layers_that_are_well(preset: str) -> None:
     several, spared = 0, 0
-    for seed in range(8):
+    for seed in range(4):
         log = Invented(seed)
         whole, short = Watcher(Alarms(preset)), Watcher(Alarms(preset))
         seen = set()
@@ -82,8 +82,8 @@ def test_the_same_events_with_and_without_the_layers_that_are_well(preset: str) 
         assert short.open == whole.open
         assert short.raised == whole.raised
         spared += len(LAYERS) - len(seen)
-    assert several > 20
-    assert spared > 20
+    assert several > 5
+    assert spared > 5
 
 
 @pytest.mark.parametrize("rule", [Collapse(), Exploding()])

@@ -183,6 +183,43 @@ def test_a_measurement_that_never_worked_is_a_reservation() -> None:
     assert verdict_of(broke).level == "attention"
 
 
+def test_failures_of_one_point_are_told_as_such() -> None:
+    failure = ("place", "output", 0, "not called in the probe")
+    options = {"records": 50, "layers": 2, "judged": 2, "first_failure": failure}
+
+    def said(failed: int, broken: int) -> str:
+        evidence = Evidence(**options, failed=failed, broken=broken)
+        return " ".join(verdict_of(evidence).sentences)
+
+    assert "50 measurements failed, all of the output of layer 'place'" in said(50, 1)
+    assert "50 measurements failed; the first: output of layer" in said(50, 2)
+    assert "1 measurement failed; the first" in said(1, 1)
+
+
+def test_a_verdict_does_not_contradict_an_alarm_about_the_loss(tmp_path: Path) -> None:
+    """An alarm says that the loss does not fall; it fell, and then stayed."""
+    found = run_of(
+        tmp_path,
+        lambda t: 60.0 if t < 0.3 else 1.5,
+        lambda t: 2.0 if t == 0 else 1.0 + 1e-6 * (t * 40 % 2),
+    )
+    assert "the loss does not fall" in found["text"]
+    assert "its last five values, and no longer falls." in found["text"]
+    # where nothing is wrong it is not worth a word that a loss has converged
+    well = run_of(tmp_path / "well", flat(60.0), lambda t: 1.0 + (t == 0))
+    assert "no longer" not in well["text"]
+
+
+def test_one_finite_loss_is_no_change(tmp_path: Path) -> None:
+    found = run_of(tmp_path, flat(60.0), lambda t: float("nan") if t > 0 else 3.0)
+    assert "Its only finite value is 3 at step 0." in found["text"]
+
+
+def test_a_sudden_fall_has_one_date(tmp_path: Path) -> None:
+    found = run_of(tmp_path, lambda t: 60.0 if t < 0.5 else 12.0, falling(2.0, 0.1))
+    assert "at step 975, nine tenths of the way by step 500." in found["text"]
+
+
 def test_without_rules_that_is_said() -> None:
     found = verdict_of(Evidence(records=50, layers=2, judged=2, rules=False))
     assert "No rules were applied" in found.headline
