@@ -130,7 +130,7 @@ class Catalog:
             if place in self._open:
                 self._open.move_to_end(place)
                 return self._open[place]
-        opened = LiveRun(name, self._log(place, experiment), self._rest)
+        opened = self._live(place, experiment)
         with self._lock:
             live = self._open.setdefault(place, opened)
             while len(self._open) > OPEN:
@@ -185,6 +185,14 @@ class Catalog:
         raised = [a for a in log.alarms() if a.get("severity", "alarm") == "alarm"]
         told = summary_of(log)
         return told | {"alarms": len(raised), "token": f"{told['records']}"}
+
+    def _live(self, place: Place, experiment: str) -> LiveRun:
+        def opened() -> RunLog:
+            return self._log(place, experiment)
+
+        elsewhere = f"{self.roots[0].path}/{place.run}" if self.roots else place.run
+        path = "" if place.directory is not None else elsewhere
+        return LiveRun(place.name, opened(), opened, path, self._rest)
 
     def _log(self, place: Place, experiment: str) -> RunLog:
         try:

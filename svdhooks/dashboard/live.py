@@ -8,6 +8,7 @@ gone through the log. A page that knows the records is sent the rest alone.
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from svdhooks.analysis.reporting.reading import Remarks
@@ -33,6 +34,8 @@ class LiveRun:
     Args:
         name: What TensorBoard calls it.
         log: The run.
+        opened: Opens it once more; None: it cannot be.
+        path: Where it is, for people; empty: its log directory.
         rest: Seconds between two looks at the files.
 
     Attributes:
@@ -40,10 +43,18 @@ class LiveRun:
         lock: Of the log.
     """
 
-    def __init__(self, name: str, log: RunLog, rest: float = REST) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: RunLog,
+        opened: Callable[[], RunLog] | None = None,
+        path: str = "",
+        rest: float = REST,
+    ) -> None:
         self.name, self.log = name, log
+        self._path = path or str(log.log_dir)
         self.lock = threading.RLock()
-        self.rules = Rules(log, self.lock)
+        self.rules = Rules(log, opened or (lambda: log))
         self._instance = secrets.token_hex(4)
         self._rest, self._cost = rest, 0.0
         self._records = self._beside = 0
@@ -171,7 +182,7 @@ class LiveRun:
         gathering = gathered.gathering_of(self.log, found)
         said = gathered.remarks_of(gathering)
         self._said = self._records, said
-        run = {"name": self.name, "path": str(self.log.log_dir)}
+        run = {"name": self.name, "path": self._path}
         run |= gathered.overview(gathering, found, said)
         run |= self._alarms(gathering, said)
         page = gathering.page

@@ -32,8 +32,7 @@ query, percent-encoded as UTF-8. ``docs`` of the answers: JSON unless it says *b
 import threading
 from typing import Any
 
-from tensorboard import plugin_util
-from tensorboard.backend import http_util
+from tensorboard.backend import experiment_id, http_util
 from tensorboard.plugins import base_plugin
 from werkzeug.wrappers import Request, Response
 
@@ -117,7 +116,9 @@ class SpectraPlugin(base_plugin.TBPlugin):
         )
 
     def _static(self, request: Request) -> Response:
-        content, kind = files.static_file(request.path.rpartition("/static/")[2])
+        content, kind = files.static_file(
+            request.path.partition(f"/{PLUGIN}/static/")[2]
+        )
         return http_util.Respond(request, content, kind)
 
     def _runs(self, request: Request) -> Response:
@@ -205,7 +206,7 @@ def _told(request: Request, token: str, content: bytes | None) -> Response:
 
 
 def _experiment(request: Request) -> str:
-    return str(plugin_util.experiment_id(request.environ))
+    return str(request.environ.get(experiment_id.WSGI_ENVIRON_KEY, ""))
 
 
 def _check_layer(run: LiveRun, layer: str) -> None:

@@ -78,13 +78,14 @@ class Provided:
 
     def scalars(self, experiment: str, run: str) -> Mapping[str, Any]:
         """Tag -> what there is of a scalar."""
+        # a directory that was given a name is the run ``name/.`` to TensorBoard
         found = self._provider.list_scalars(
             context.RequestContext(),
             experiment_id=experiment,
             plugin_name="scalars",
-            run_tag_filter=data.RunTagFilter(runs=[run]),
+            run_tag_filter=data.RunTagFilter(runs=[run, f"{run}/."]),
         )
-        return dict((found or {}).get(run, {}))
+        return {tag: s for tags in (found or {}).values() for tag, s in tags.items()}
 
     def read_scalar(self, experiment: str, run: str, tag: str) -> list[Any]:
         """Values of a scalar, each with its step."""
@@ -93,9 +94,9 @@ class Provided:
             experiment_id=experiment,
             plugin_name="scalars",
             downsample=ALL,
-            run_tag_filter=data.RunTagFilter(runs=[run], tags=[tag]),
+            run_tag_filter=data.RunTagFilter(runs=[run, f"{run}/."], tags=[tag]),
         )
-        return list((found or {}).get(run, {}).get(tag, ()))
+        return next((list(t[tag]) for t in (found or {}).values() if tag in t), [])
 
 
 class ProvidedStore(TagStore):

@@ -3,10 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
-from svdhooks.alarms import Reading, Watcher, readings
-from svdhooks.analysis.reporting.judging import Alarmed, alarmed, joined, raised
+from svdhooks.analysis.reporting.judging import Alarmed, alarmed
 from svdhooks.runlog import RunLog
 
 CHOICE = "auto"
@@ -18,6 +17,9 @@ _AT_ONCE = 20_000
 _REST = 20.0
 """Rules go through a growing log again after so many times as long as it took."""
 
+_POLITE = 1.0
+"""Seconds before rules go through a large log: the page is asking for its first picture."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -26,7 +28,7 @@ class Rules:
 
     Args:
         log: The run.
-        lock: Held whenever the log is read.
+        opened: Opens it once more, so that rules that take long keep nobody waiting.
         rest: Seconds to wait, times those that the last passage took.
 
     Attributes:
@@ -35,11 +37,13 @@ class Rules:
         records: How many records they had seen.
     """
 
-    def __init__(self, log: RunLog, lock: threading.RLock, rest: float = _REST) -> None:
+    def __init__(
+        self, log: RunLog, opened: Callable[[], RunLog], rest: float = _REST
+    ) -> None:
         self.found: Alarmed | None = None
         self.version = 0
         self.records = 0
-        self._log, self._lock, self._rest = log, lock, rest
+        self._log, self._opened, self._rest = log, opened, rest
         self._seen = -1
         self._due = 0.0
         self._worker: threading.Thread | None = None
@@ -47,7 +51,7 @@ class Rules:
     def look(self, version: int) -> None:
         """Have the rules go through the log, if it has grown and it is time.
 
-        The lock is held by the caller. Small logs are done on return.
+        The caller has the log to itself. Small logs are done on return.
 
         Args:
             version: Of the records.
@@ -56,10 +60,10 @@ class Rules:
             return
         size = len(self._log.steps) * max(len(self._log.layers), 1)
         if size <= _AT_ONCE:
-            self._pass(version)
+            self._pass(self._log, version)
         elif time.monotonic() >= self._due:
             self._worker = threading.Thread(
-                target=self._pass, args=(version,), name="svdhooks-rules", daemon=True
+                target=self._beside, args=(version,), name="svdhooks-rules", daemon=True
             )
             self._worker.start()
 
@@ -68,31 +72,27 @@ class Rules:
         """Whether they have not yet gone through the log for the first time."""
         return self.found is None
 
-    def _pass(self, version: int) -> None:
-        begun = time.monotonic()
+    def _beside(self, version: int) -> None:
+        """Go through a large log, after what the page asks for first."""
+        time.sleep(_POLITE)
         try:
-            with self._lock:
-                records, live = len(self._log.steps), raised(self._log)
-            found = joined(live, CHOICE, self._readings)
-        except Exception:  # a log of which rules can make nothing is still worth seeing
-            _logger.exception("The rules failed on %s", self._log.directory)
-            with self._lock:
-                found, records = live_alone(self._log), 0
-        with self._lock:
-            self.found, self.records = found, records
-            self._seen = version
-            self.version += 1
-            self._due = time.monotonic() + self._rest * (time.monotonic() - begun)
+            log = self._opened()
+        except (OSError, ValueError):  # gone since
+            log = self._log
+        self._pass(log, version)
 
-    def _readings(self, watcher: Watcher) -> Iterator[Reading]:
-        """The readings; the lock is held while the log is read, not while rules think."""
-        several = readings(self._log, None, watcher.measures)
-        while True:
-            with self._lock:
-                reading = next(several, None)
-            if reading is None:
-                return
-            yield reading
+    def _pass(self, log: RunLog, version: int) -> None:
+        begun = time.monotonic()
+        records, found = 0, None
+        try:
+            records = len(log.steps)
+            found = alarmed(log, CHOICE)
+        except Exception:  # a log of which rules can make nothing is still worth seeing
+            _logger.exception("The rules failed on %s", log.directory)
+        self._due = time.monotonic() + self._rest * (time.monotonic() - begun)
+        self.found = found or Alarmed((), frozenset(), None)
+        self.records, self._seen = records, version
+        self.version += 1  # last: who sees it sees the rest
 
 
 def live_alone(log: RunLog) -> Alarmed:
