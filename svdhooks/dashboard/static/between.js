@@ -10,6 +10,7 @@ import { bundle } from "./server.js";
 import { createStepper } from "./stepper.js";
 
 const KEPT = 40;
+const WAIT = "The graph is being made. The first one takes some seconds, for TensorBoard starts torch.";
 
 /** A view of the tab. */
 export function createBetween(tab, container) {
@@ -69,6 +70,7 @@ export function createBetween(tab, container) {
   async function draw() {
     const pair = chosen();
     if (!pair) return nothing();
+    if (!drawn) fill(grid, element("p", { class: "note wide" }, WAIT));
     const found = steps().length ? await fetched(pair, now()) : null;
     // another was chosen meanwhile, or the view is gone
     if (closed || keyed(chosen()) !== keyed(pair) || (found && found.step !== now())) return undefined;
@@ -84,6 +86,11 @@ export function createBetween(tab, container) {
     if (found) views.push(createAdjacency(grid, { pair: found }), createEdges(grid, { pair: found }));
     else grid.append(without());
     for (const entry of internal) views.push(createInternal(grid, { entry, step: tab.state.view.step }));
+    // a card that would stand alone in its row takes the whole of it
+    if (found && views.length % 2) {
+      grid.lastElementChild.classList.add("wide");
+      views.at(-1).resize();
+    }
     return undefined;
   }
 

@@ -3,6 +3,7 @@
 import { line } from "./colors.js";
 import { element, fill } from "./dom.js";
 import { shortened, step, visible } from "./format.js";
+import { counted } from "./shell.js";
 import { isDark } from "./theme.js";
 
 const MOST = 200;
@@ -93,11 +94,11 @@ function told(run) {
   if (run.error) return "cannot be read";
   if (run.records === undefined) return "…";
   if (!run.records) return "no record yet";
-  return `${run.layers} layers · step ${step(run.last)}`;
+  return `${counted(run.layers, "layer")} · step ${step(run.last)}`;
 }
 
 function alarmed(run) {
   if (!run.alarms) return null;
-  const words = `${run.alarms} alarm${run.alarms > 1 ? "s" : ""}`;
+  const words = counted(run.alarms, "alarm");
   return element("span", { class: "badge alarm", title: words, "aria-label": words }, `▲ ${run.alarms}`);
 }

@@ -77,14 +77,19 @@ export function createShell(root, options = {}) {
 
 function state(run, row) {
   const { steps } = run;
-  const parts = [`${run.names.length} layers`];
+  const parts = [counted(run.names.length, "layer")];
   if (steps?.length) {
     const records = row?.records ?? steps.length;
-    parts.push(`${step(records)} records`, `step ${step(steps[steps.length - 1])}`);
+    parts.push(counted(records, "record"), `step ${step(steps[steps.length - 1])}`);
   } else parts.push("no record yet");
   const written = row?.written ? ago(Date.now() / 1000 - row.written) : null;
   if (written) parts.push(`written ${written}`);
   return parts.join(" · ");
+}
+
+/** "1 layer", "2,000 records". */
+export function counted(count, word) {
+  return `${step(count)} ${word}${count === 1 ? "" : "s"}`;
 }
 
 function ago(seconds) {

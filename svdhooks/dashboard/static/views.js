@@ -32,7 +32,7 @@ function training(tab, container) {
   };
   const layered = () => {
     const { measure, layer: name, step } = tab.state.view;
-    return { run: tab.run, layer: name, step, measure, others: tab.others };
+    return { run: tab.run, layer: name, step, measure, others: tab.others, besides: tab.others.length > 0 };
   };
   let told = "";
 

@@ -125,15 +125,16 @@ function ramp() {
 function placed(pair, width) {
   const [rows, columns] = pair.adjacency.shape;
   const room = HEIGHT - PAD.top - PAD.bottom;
-  const y = (i, count) => PAD.top + (room * (i + 0.5)) / count;
+  // one scale for both, so that level lines join directions of the same rank
+  const y = (i) => PAD.top + (room * (i + 0.5)) / Math.max(rows, columns);
   return {
     width,
     rows,
     columns,
     left: PAD.side,
     right: width - PAD.side,
-    later: (i) => y(i, rows),
-    earlier: (j) => y(j, columns),
+    later: y,
+    earlier: y,
     names: [shortened(pair.source, 60), shortened(pair.target, 60)],
   };
 }
@@ -164,7 +165,7 @@ function axis(ctx, place, side, numbered) {
   ctx.lineWidth = 1;
   ctx.beginPath();
   ctx.moveTo(x, PAD.top - 2);
-  ctx.lineTo(x, HEIGHT - PAD.bottom + 2);
+  ctx.lineTo(x, y(count - 1) + 3);
   ctx.stroke();
   ctx.font = `11px ${FONT}`;
   ctx.fillStyle = ink.muted;

@@ -27,7 +27,7 @@ const SHORT = {
 };
 
 /**
- * data: { run, layer, step, measure, others: [Run] }
+ * data: { run, layer, step, measure, others: [Run], besides: whether these come first }
  * options: { onstep(step), onlayer(name), onmeasure(name) }
  */
 export function createLayerView(container, data, options = {}) {
@@ -118,6 +118,8 @@ export function createLayerView(container, data, options = {}) {
     const { run, layer } = shown;
     const several = run.steps.length > 1;
     const points = Object.keys(run.spectra?.[layer] ?? {});
+    // where somebody chose runs to hold beside, these come first
+    if (several && shown.besides) one();
     for (const point of FIRST) spectrum(point);
     if (several) ranks(RANKS, WEIGHT);
     if (several) ranks(IN_OUT, COVARIANCE);
@@ -128,7 +130,7 @@ export function createLayerView(container, data, options = {}) {
     const ledger = run.ledger?.[layer];
     if (ledger?.steps.length) add("ledger", createLedger, { entry: ledger, step: shown.step });
     for (const point of points) if (!FIRST.includes(point)) spectrum(point);
-    if (several) one();
+    if (several && !shown.besides) one();
   }
 
   function spectrum(point) {
