@@ -33,6 +33,7 @@ class Alarming:
     def __init__(
         self, alarms: Alarms | None, reporter: Reporter, team: Team | None = None
     ) -> None:
+        self._wanted = alarms is not None
         self._call = None if alarms is None else alarms.on_alarm
         # the call is the user's, and may not be copied to other processes
         quiet = None if alarms is None else replace(alarms, on_alarm=None)
@@ -57,11 +58,15 @@ class Alarming:
 
     @property
     def values(self) -> dict[str, int]:
-        """What callbacks can monitor: open, raised, and updates without an open one."""
-        if self._watcher is None:
+        """What callbacks can monitor: open, raised, and updates without an open one.
+
+        They go on where the rules failed: a callback that misses its metric, or sees it
+        stand still, would end the training.
+        """
+        if not self._wanted:
             return {}
         return {
-            OPEN: len(_grave(self._watcher.open)),
+            OPEN: len(self._open),
             RAISED: self._raised,
             HEALTHY: self._healthy,
         }
@@ -95,7 +100,9 @@ class Alarming:
         from svdhooks.runlog import RunLog  # which loads tensorboard
 
         try:
-            for reading in readings(RunLog(log_dir)):
+            # no scalar of others as loss: what follows has none either
+            measures = self._watcher.measures
+            for reading in readings(RunLog(log_dir), loss="", measures=measures):
                 if reading.step < step:
                     self._learn(self._watcher.observe(reading), reading.step)
         except FileNotFoundError:
@@ -122,6 +129,7 @@ class Alarming:
             A record of quantity ``"alarm"`` if something was raised.
         """
         if self._watcher is None:
+            self._learn((), step)
             return []
         values = {name: np.asarray(value) for name, value in run.items()}
         told = [Record(step, "", "run", values), *records]
@@ -131,6 +139,7 @@ class Alarming:
             self._learn(events, step)
         except Exception as error:  # noqa: BLE001  # alarms must not stop a training
             self._switch_off(error)
+            self._learn((), step)
             return []
         self._now = self._now or bool(_grave(events))
         if self._team.writes:
@@ -140,12 +149,14 @@ class Alarming:
 
     def _learn(self, events: Sequence[AlarmEvent], step: int) -> None:
         """Count what was raised at a step, and what is open after it."""
-        if self._watcher is None:
-            return
         self._raised += len(_grave(events))
         since = 0 if self._before is None else step - self._before
-        self._healthy += 0 if _grave(self._watcher.open) else since
+        self._healthy += 0 if self._open else since
         self._before = step
+
+    @property
+    def _open(self) -> list[AlarmEvent]:
+        return [] if self._watcher is None else _grave(self._watcher.open)
 
     def _say(self, event: AlarmEvent) -> None:
         """Warn of an event, and call whom the user named."""

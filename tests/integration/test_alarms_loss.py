@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 import svdhooks
-from svdhooks.alarms import Alarms
+from svdhooks.alarms import AlarmEvent, Alarms, Reading, Watcher
+from svdhooks.recorder import Recorder
 from svdhooks.reports import RecordingWarning
 from tests.fits import Fitted, loader, monitor, network, trainer
 
@@ -81,6 +84,70 @@ def test_a_loss_that_is_kept_keeps_no_activations() -> None:
         assert gone() is None
 
 
+def test_a_resumed_run_reads_no_loss_that_the_run_itself_did_not_have(
+    tmp_path: Path,
+) -> None:
+    def train(start: int | None) -> Recorder:
+        with (
+            SummaryWriter(str(tmp_path)) as others,
+            svdhooks.watch(
+                network(), tmp_path, every=1, probe=X, start_step=start, alarms="auto"
+            ) as recorder,
+        ):
+            for step in range((start or 0) + 1, (start or 0) + 13):
+                others.add_scalar("train_loss", float(step > 9), step)
+                recorder.step()
+        return recorder
+
+    train(None)
+    events = svdhooks.RunLog(tmp_path)
+    assert "train_loss" in events.scalar_tags  # with which it would go up at step 9
+    seen: list[float | None] = []
+    with pytest.MonkeyPatch.context() as patch:
+        observe = Watcher.observe
+
+        def look(watcher: Watcher, reading: Reading) -> tuple[AlarmEvent, ...]:
+            seen.append(reading.loss)
+            return observe(watcher, reading)
+
+        patch.setattr(Watcher, "observe", look)
+        train(12)
+    assert len(seen) > 12
+    assert set(seen) == {None}
+
+
+class _Failing:
+    """A rule of a user's that fails at the fourth record."""
+
+    name = "failing"
+    severity = "alarm"
+
+    def begin(self) -> "_Failing":
+        self.records = 0
+        return self
+
+    def observe(self, reading: Any) -> list[Any]:
+        self.records += 1
+        if self.records == 4:
+            raise RuntimeError("cannot judge")
+        return []
+
+
+def test_rules_that_fail_take_no_metric_from_early_stopping(tmp_path: Path) -> None:
+    watching, _ = monitor(
+        tmp_path,
+        alarms=[_Failing()],
+        monitor="alarms/healthy_steps",
+        on_error="warn",
+    )
+    stopping = EarlyStopping("alarms/healthy_steps", mode="max", patience=1)
+    fit = trainer(watching, stopping, max_epochs=4)
+    with pytest.warns(RecordingWarning, match="alarms failed and are off"):
+        fit.fit(Fitted(), loader())
+    assert fit.current_epoch == 4
+    assert fit.callback_metrics["alarms/healthy_steps"] == 48
+
+
 def test_lightning_tells_the_loss_of_a_batch_not_its_share_of_an_update(
     tmp_path: Path,
 ) -> None:
@@ -102,7 +169,7 @@ def test_what_a_step_by_hand_returns_is_no_loss_if_it_is_no_number(
             self.automatic_optimization = False
 
         def training_step(self, batch: Any, index: int) -> Any:
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             each = self.net(batch[0]).square().mean(1)
             optimizer.zero_grad()
             self.manual_backward(each.mean())
@@ -121,7 +188,7 @@ class _Breaking(Fitted):
         time.sleep(0.05)  # what is solved beside the training is ready by the next
         if index == 1:
             with torch.no_grad():
-                self.net[0].weight[0, 0] = float("inf")
+                next(self.net.parameters())[0, 0] = float("inf")
 
 
 def test_an_alarm_of_a_record_that_comes_late_stops_lightning_before_the_next(
