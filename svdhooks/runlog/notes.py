@@ -223,3 +223,16 @@ def _floats(run: Mapping[str, float | None]) -> dict[str, float]:
 
 
 _RUN = f'{{"v":{VERSION},"run":'.encode()
+
+
+def listed(text: str | bytes) -> list[dict[str, Any]]:
+    """What JSON says of a step: a list of mappings, or in earlier logs a single one.
+
+    Args:
+        text: The JSON.
+
+    Returns:
+        The list.
+    """
+    found = json.loads(text)
+    return found if isinstance(found, list) else [found]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from svdhooks import schema
 from svdhooks.record import OK
 from svdhooks.runlog.known import Known, make_room
-from svdhooks.runlog.notes import Entry, Note
+from svdhooks.runlog.notes import Entry, Note, listed
 from svdhooks.runlog.placing import blocks
 from svdhooks.runlog.scalars import Series
 from svdhooks.runlog.tagstore import TagStore
@@ -118,7 +118,7 @@ class RunTable:
         if column is None:
             return []
         raised = zip(column.steps.tolist(), column.values, strict=True)
-        return [{"step": s, **event} for s, text in raised for event in _listed(text)]
+        return [{"step": s, **event} for s, text in raised for event in listed(text)]
 
     @property
     def present(self) -> bool:
@@ -291,10 +291,6 @@ class RunTable:
     @cached_property
     def _places(self) -> dict[tuple[str, ...], NDArray[np.intp]]:
         return {}
-
-
-def _listed(text: str | bytes) -> list[dict[str, Any]]:
-    return found if isinstance(found := json.loads(text), list) else [found]
 
 
 def _names(meta: Mapping[str, Any]) -> tuple[str, ...]:

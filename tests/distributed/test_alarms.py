@@ -58,6 +58,7 @@ def test_one_rank_speaks_and_all_decide_alike(ranks: Ranks, tmp_path: Path) -> N
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_a_resumed_team_knows_what_came_before(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(2, run, str(tmp_path), 3)
     before = svdhooks.RunLog(tmp_path).alarms()
