@@ -76,13 +76,12 @@ def scan(
         ),
     ] = None,
     vectors: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--vectors",
-            min=1,
             metavar="K",
-            help="Keep so many leading singular vectors in the log, for spectral graphs "
-            "and descrambling.",
+            help="Keep so many leading singular vectors, or all, in the log, for "
+            "spectral graphs and descrambling.",
         ),
     ] = None,
     log: Annotated[

@@ -8,8 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from svdhooks import RunLog, scan_checkpoint
+from svdhooks.cli import app
 from svdhooks.cli.scan_table import plain
 from svdhooks.cli.scanned import scanned
 from tests.models import mlp
@@ -128,6 +130,17 @@ def test_errors_are_one_line_with_the_remedy(options, told, checkpoint, capsys) 
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kept", "many"), [("all", 5), ("2", 2)])
+def test_vectors_are_typed_as_a_number_or_all(kept, many, tmp_path) -> None:
+    torch.save(torch.nn.Linear(6, 5).state_dict(), tmp_path / "a.pt")
+    log = tmp_path / "log"
+    typed = ["scan", str(tmp_path / "a.pt"), "--vectors", kept, "--log", str(log)]
+    result = CliRunner().invoke(app, typed)
+    assert result.exit_code == 0, result.output
+    (layer,) = RunLog(log).layers
+    assert RunLog(log).vectors(layer)[1]["sigma"][0].shape == (many,)
 
 
 def test_a_missing_file_is_told(tmp_path, capsys) -> None:
