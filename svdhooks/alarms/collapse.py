@@ -11,7 +11,7 @@ from svdhooks.alarms.grouping import Heading, Reporter, Sign
 from svdhooks.alarms.loss import GETS_WORSE, LOSS_WORDS, LossLevel
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
-from svdhooks.alarms.spaces import outputs_of
+from svdhooks.alarms.spaces import entering, outputs_of
 from svdhooks.alarms.tokens import RANK, TokenCollapse, same
 from svdhooks.alarms.units import DEAD, DeadUnits, is_dead, off
 
@@ -52,7 +52,8 @@ class Collapse:
             start. Half: what noise and drift of ranks do is far less.
         floor: The floor as a share of the largest rank that is possible there. 1/16:
             healthy embeddings are at a fifth and more, collapsed ones go towards 1. What
-            the answer needs is the model's outputs − 1.
+            the answer needs is the model's outputs − 1, or the effective rank of what
+            entered the model at first, if that is less.
         spread: What differs between samples is next to nothing below this share of the
             mean square, and below a tenth of the largest share that it was: 0.001, of
             which float16 keeps nothing behind a mean of 1.
@@ -121,7 +122,8 @@ class CollapseState:
         """Take in one record."""
         self._loss.observe(reading.loss)
         if math.isnan(self._needed) and reading.rows:
-            self._needed = outputs_of(reading.rows) - 1
+            answer, data = outputs_of(reading.rows) - 1, entering(reading)
+            self._needed = answer if math.isnan(data) else min(answer, data)
         suspects: list[tuple[str, Gauge]] = []
         step, limited, known = reading.step, reading.limited, self._reporter.known_keys
         for layer, values in reading.values.items():

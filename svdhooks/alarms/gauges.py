@@ -148,14 +148,15 @@ def gauges(
     Args:
         row: Of the layer table.
         thresholds: Options of the rule.
-        needed: Directions that the model's answer needs; NaN if that is not known.
+        needed: Directions that the model's answer needs, or that its data have if these
+            are fewer; NaN if that is not known.
 
     Returns:
         Those of a layer of any kind; what is not measured is not read.
     """
     return (
         *(_rank(point, possible(row, point), thresholds, needed) for point in SPREADS),
-        _weight(possible(row, "weight"), thresholds),
+        _weight(possible(row, "weight"), thresholds, needed),
         *(_spread(point, thresholds) for point in SPREADS),
     )
 
@@ -173,11 +174,13 @@ def _rank(point: str, most: float, thresholds: Thresholds, needed: float) -> Gau
     )
 
 
-def _weight(most: float, thresholds: Thresholds) -> Gauge:
-    low = _ONE_DIRECTION if _SMALL <= most < math.inf else 0.0
+def _weight(most: float, thresholds: Thresholds, needed: float) -> Gauge:
+    floor = _ONE_DIRECTION if _SMALL <= most < math.inf else 0.0
+    # one direction is enough for one answer, and for two classes
+    low = 0.0 if needed <= 1 else floor
     words, names = _RANK_WORDS["weight"], (RANKS["weight"],)
     return Gauge(
-        "weight", words, names, most, thresholds.fall, low, low, must_fall=True
+        "weight", words, names, most, thresholds.fall, floor, low, must_fall=True
     )
 
 

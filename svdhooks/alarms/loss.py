@@ -40,6 +40,9 @@ class LossLevel:
     the run. Of a thousand losses that stay, the best is 1.5 times the noise below."""
     GIVEN_BACK = 0.5
     """More than half of the gain lost: the loss is nearer to its start than its best."""
+    LEFT = 0.1
+    """Less than a tenth of the first loss left is learned. What is stuck at the mean of
+    its answers, or at the frequencies of its tokens, keeps most of it."""
     RECORDS = 8
     """Losses needed before one is called stuck: a first level, a last one, and noise."""
 
@@ -49,7 +52,7 @@ class LossLevel:
         self._first: list[float] = []
         self._last: deque[float] = deque(maxlen=_LOSSES)
         self._moves: deque[float] = deque(maxlen=101)
-        self._anchor = math.inf
+        self._anchor = self._least = math.inf
         self._idle = 0
 
     @property
@@ -77,6 +80,7 @@ class LossLevel:
             self._first.append(loss)
             self.start = median(self._first)
         self._last.append(loss)
+        self._least = min(self._least, loss)
         self.now = median(self._last)
         self.best = min(self.best, self.now) if self.best == self.best else self.now
         self._count_idle()
@@ -93,8 +97,15 @@ class LossLevel:
 
     @property
     def stalled(self) -> bool:
-        """Whether it does not fall now, be it for it has converged."""
-        return self._judgeable and (self.state != "" or self._idle >= self.RECORDS)
+        """Whether it does not fall now, and not because there is next to none left."""
+        if not self._judgeable:
+            return False
+        return self.state != "" or (self._idle >= self.RECORDS and not self._learned)
+
+    @property
+    def _learned(self) -> bool:
+        """Whether little is left of a loss that is positive: it has no way to go."""
+        return self._least >= 0 and self.now < self.LEFT * self.start
 
     @property
     def _judgeable(self) -> bool:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from svdhooks.alarms.reading import Reading
+
 
 def outputs_of(rows: Mapping[str, Mapping[str, Any]]) -> float:
     """Features that leave the model's last layer with a weight.
@@ -20,6 +22,36 @@ def outputs_of(rows: Mapping[str, Mapping[str, Any]]) -> float:
         if row.get("shape") and "output" in (row.get("points") or {})
     ]
     return widths[-1] if widths else math.nan
+
+
+def entering(reading: Reading) -> float:
+    """Effective rank of what enters the model: data of few directions need no more.
+
+    Args:
+        reading: The first of a run.
+
+    Returns:
+        Of the first layer with an input; NaN if it is not measured on enough samples.
+    """
+    layer = first_of(reading.rows)
+    if layer is None or (layer, "input") in reading.limited:
+        return math.nan
+    return reading.values.get(layer, {}).get("input_effective_rank", math.nan)
+
+
+def first_of(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The first layer with an input.
+
+    Args:
+        rows: The layer table, in the model's order.
+
+    Returns:
+        Its name; None if there is none.
+    """
+    return next(
+        (name for name, row in rows.items() if "input" in (row.get("points") or {})),
+        None,
+    )
 
 
 def possible(row: Mapping[str, Any], point: str) -> float:

@@ -19,7 +19,7 @@ from svdhooks.alarms.event import Alarm
 from svdhooks.alarms.failing import AllZero, NonFinite
 from svdhooks.alarms.gauges import Gauge, gauges
 from svdhooks.alarms.growth import AttentionLogits, Exploding
-from svdhooks.alarms.spaces import outputs_of
+from svdhooks.alarms.spaces import first_of, outputs_of
 from svdhooks.alarms.tokens import RANK, TokenCollapse
 from svdhooks.alarms.units import DEAD, DeadUnits
 
@@ -94,6 +94,9 @@ def suspects(
         curves = Curves(rows.get(layer, {}), columns, needed)
         if not curves.finite or any(_ASKED[type(r)](r, curves) for r in several):
             found.add(layer)
+    first = first_of(rows)
+    if found and first is not None and first in layers:
+        found.add(first)  # what enters the model is what others are judged by
     return found
 
 

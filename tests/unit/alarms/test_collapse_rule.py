@@ -78,6 +78,46 @@ def test_a_rank_that_the_answer_needs_no_more_of_is_not_low() -> None:
     assert names(watch(COLLAPSE, needs_more)) == ["collapse"]
 
 
+def test_a_low_rank_is_no_collapse_once_next_to_nothing_is_left_of_the_loss() -> None:
+    # a linear network whose answers are of rank 2, of which no table tells
+    curves = {"fc": {RANK: falling(42.0, 2.0, 40)}}
+    table = rows("fc", outputs=64)
+    learnt = learning(20, 1.4, 0.0) + flat(0.01, 20)
+    assert watch(COLLAPSE, readings_of(curves, loss=learnt, table=table)) == []
+    stuck = learning(20, 1.4, 0.8) + flat(0.8, 20)
+    assert names(watch(COLLAPSE, readings_of(curves, loss=stuck, table=table))) == [
+        "collapse"
+    ]
+    negative = learning(20, 0.1, -0.9) + flat(-0.9, 20)  # a cosine: no ratio is known
+    assert names(watch(COLLAPSE, readings_of(curves, loss=negative, table=table))) == [
+        "collapse"
+    ]
+
+
+@pytest.mark.parametrize(("outputs", "found"), [(1, []), (2, []), (3, ["collapse"])])
+def test_one_direction_of_a_weight_is_enough_for_two_classes(
+    outputs: int, found: list[str]
+) -> None:
+    curves = {"fc": {"weight_stable_rank": falling(17.0, 1.1, 40)}}
+    stalled = learning(10, 0.7, 0.3) + flat(0.3, 30)
+    run = readings_of(curves, loss=stalled, table=rows("fc", outputs=outputs))
+    assert names(watch(COLLAPSE, run)) == found
+    worse = learning(10, 0.7, 0.3) + flat(0.9, 30)
+    run = readings_of(curves, loss=worse, table=rows("fc", outputs=outputs))
+    assert names(watch(COLLAPSE, run)) == ["collapse"]
+
+
+@pytest.mark.parametrize(("entering", "found"), [(1.9, []), (30.0, ["collapse"])])
+def test_data_of_few_directions_need_no_more(entering: float, found: list[str]) -> None:
+    curves = {"in": {RANK: flat(entering, 40)}, "fc": {RANK: flat(1.6, 40)}}
+    loss = learning(10, 2.3, 0.9) + flat(0.9, 30)
+    run = readings_of(curves, loss=loss)
+    assert names(watch(COLLAPSE, run)) == found
+    few = frozenset({("in", "input")})  # then it is not known
+    limited = readings_of(curves, loss=loss, limited=few)
+    assert names(watch(COLLAPSE, limited)) == ["collapse"]
+
+
 def test_a_network_that_never_learns_and_never_had_any_rank_is_one() -> None:
     curves = {"fc": {RANK: [0.0] * 20}}
     (event,) = watch(COLLAPSE, readings_of(curves, loss=flat(2.3, 20)))

@@ -98,6 +98,19 @@ def test_rules_of_a_user_see_every_layer() -> None:
         pass
 
     column = STEPS, np.ones(len(STEPS), np.float32)
-    layers = {"fc": {"weight_spectral_norm": column}}
-    assert suspects([Own()], layers, rows("fc"), ()) == {"fc"}
-    assert suspects([Exploding()], layers, rows("fc"), ()) == set()
+    layers = {name: {"weight_spectral_norm": column} for name in ("a", "b")}
+    assert suspects([Own()], layers, rows("a", "b"), ()) == {"a", "b"}
+    assert suspects([Exploding()], layers, rows("a", "b"), ()) == set()
+
+
+def test_what_enters_the_model_is_seen_where_any_layer_is() -> None:
+    table = rows("in", "mid", "fc")
+    steps = np.arange(20)
+    well, low = np.full(20, 30.0), np.full(20, 1.0)
+    layers = {
+        name: {"input_effective_rank": (steps, values.astype(np.float32))}
+        for name, values in (("in", well), ("mid", well), ("fc", low))
+    }
+    assert suspects([Collapse()], layers, table, ()) == {"in", "fc"}
+    del layers["fc"]
+    assert suspects([Collapse()], layers, table, ()) == set()
