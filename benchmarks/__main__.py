@@ -24,6 +24,7 @@ SCRIPTS = {
     "log_read.py": ("--records 2000 --rounds 5", "--records 300 --rounds 2"),
     "log_large.py": ("--gb 5", "--gb 0.3"),
     "export.py": ("--gb 1", "--gb 0.05"),
+    "dashboard.py": ("--rounds 7", "--rounds 3 --layers 20 --records 200"),
     "local_rank.py": ("--rounds 7", "--rounds 1 --cases mlp"),
     "light.py": ("--rounds 5 --largest", "--rounds 2 --quick"),
     "descrambling.py": ("--rounds 3", "--rounds 2 --quick"),

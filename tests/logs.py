@@ -207,7 +207,7 @@ class Loader:
 
 
 @contextmanager
-def python_loader(log_dir: Path) -> Iterator[Loader]:
+def python_loader(log_dir: Path, run: str = "svdhooks") -> Iterator[Loader]:
     """What ``tensorboard --load_fast=false`` reads."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer(
         tensor_size_guidance={"svdhooks": 0, "svdhooks_full": 0}
@@ -220,7 +220,7 @@ def python_loader(log_dir: Path) -> Iterator[Loader]:
 
 
 @contextmanager
-def data_server(log_dir: Path) -> Iterator[Loader]:
+def data_server(log_dir: Path, run: str = "svdhooks") -> Iterator[Loader]:
     """What ``tensorboard`` reads: the Rust data server."""
     with tempfile.TemporaryDirectory() as directory:
         port_file = Path(directory) / "port"
@@ -243,7 +243,7 @@ def data_server(log_dir: Path) -> Iterator[Loader]:
                 channel_creds_type=grpc_util.ChannelCredsType.LOCAL,
             )
             loader = Loader(ingester.data_provider)
-            _wait_until_read(loader)
+            _wait_until_read(loader, run)
             yield loader
         finally:
             server.communicate(timeout=10)  # the server dies with its standard input
@@ -256,19 +256,20 @@ def _wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def _wait_until_read(loader: Loader) -> None:
+def _wait_until_read(loader: Loader, run: str) -> None:
     """Wait until the server has read the files, which it does while it answers."""
     sizes: list[int] = []
 
     def stable() -> bool:
-        found = loader.tensors("svdhooks"), loader.scalars(), loader.scalars(".")
+        others = loader.scalars("."), loader.scalars(run.rpartition("/")[0] or ".")
+        found = loader.tensors("svdhooks", run), loader.scalars(run), *others
         sizes.append(sum(len(steps) for tags in found for steps, _ in tags.values()))
         return len(sizes) > 4 and sizes[-1] > 0 and len(set(sizes[-4:])) == 1
 
     _wait(stable)
 
 
-LOADERS: dict[str, Callable[[Path], Any]] = {
+LOADERS: dict[str, Callable[..., Any]] = {
     "python": python_loader,
     "data server": data_server,
 }

@@ -6,8 +6,7 @@ shown to `RunLog` as if it came from files.
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,11 @@ from tensorboard.data import provider as data
 from svdhooks import schema
 from svdhooks.runlog import RunLog
 from svdhooks.runlog.derive import DerivedMeasures
+from svdhooks.runlog.hparams import flat
 from svdhooks.runlog.known import Known
 from svdhooks.runlog.scalars import LoggedScalars, Series
 from svdhooks.runlog.table import RunTable
-from svdhooks.runlog.tagrows import FileIndex, Tag
+from svdhooks.runlog.tagrows import Tag
 from svdhooks.runlog.tagstore import TagStore
 from svdhooks.runlog.tagvalues import Rows, Values
 from svdhooks.runlog.vectors import VectorStore
@@ -39,10 +39,10 @@ class Provided:
     """TensorBoard's data, as far as it is asked for here.
 
     Args:
-        provider: TensorBoard's.
+        provider: TensorBoard's, a `tensorboard.data.provider.DataProvider`.
     """
 
-    def __init__(self, provider: data.DataProvider) -> None:
+    def __init__(self, provider: Any) -> None:
         self._provider = provider
 
     def runs(self, experiment: str) -> list[str]:
@@ -168,9 +168,8 @@ class ProvidedStore(TagStore):
         # what tells a value from another of its step: when it was written
         events = np.stack([np.zeros_like(steps), _microseconds(told)], axis=1)
         blocks = np.zeros((len(steps), 4), dtype=np.int64)
-        files = cast("list[FileIndex]", [SimpleNamespace(serial=-1)])
         owner = Tag(tag, schema.PLUGIN, content, number=False)
-        return Rows(owner, steps, events, blocks, files, 0, _values(told))
+        return Rows(owner, steps, events, blocks, (), 0, _values(told))
 
     def _make_room(self) -> None:
         sizes = {tag: _size(rows) for tag, (_, rows) in self._kept.items()}
@@ -239,6 +238,11 @@ class ProvidedLog(RunLog):
         self._derivable: DerivedMeasures | None = None
         self._vectors = VectorStore(self._store)
         self._said: set[str] = set()
+
+    @property
+    def hparams(self) -> dict[str, bool | int | float | str]:
+        """Those that the run itself tells."""
+        return flat(self.settings.get("hparams") or {})
 
 
 def _values(told: list[Any]) -> Values:

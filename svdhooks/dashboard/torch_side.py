@@ -106,6 +106,7 @@ class TorchSide:
         return answer
 
     def _begin(self) -> subprocess.Popen[bytes]:
+        self._end()
         environment = {"OMP_NUM_THREADS": "2", **os.environ}
         self._answers = queue.Queue()
         self._process = subprocess.Popen(

@@ -34,8 +34,8 @@ def answer(asked: dict[str, Any]) -> tuple[int, bytes]:
     except (KeyError, ValueError, TypeError, OSError) as error:
         what = str(error.args[0]) if error.args else type(error).__name__
         remedy = (
-            "Record vectors with quantities=[..., svdhooks.quantities.WeightVectors(k=None)"
-            ", svdhooks.quantities.PointMoments()]; docs/guide.md says more."
+            "Record vectors with quantities=[…, svdhooks.WeightVectors(k=None), "
+            "svdhooks.PointMoments()], or choose another step or layer."
         )
         return 404, json.dumps({"error": what, "remedy": remedy}).encode()
     except Exception as error:  # noqa: BLE001  the process serves the next request

@@ -67,7 +67,8 @@ class Rows:
 
     def keys(self) -> list[tuple[int, int]]:
         """For each row what no other Event has, also after a ``refresh``."""
-        return [(self.files[f].serial, e) for f, e in self.events.tolist()]
+        serials = [file.serial for file in self.files] or [-1]
+        return [(serials[f], e) for f, e in self.events.tolist()]
 
 
 def read(rows: Rows) -> Values:

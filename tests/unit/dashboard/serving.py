@@ -101,8 +101,8 @@ def files_page(logdir: object, spec: object = "") -> Page:
 
 
 @contextmanager
-def provided_page(reader: str, log_dir: Path) -> Iterator[Page]:
+def provided_page(reader: str, log_dir: Path, run: str = "run") -> Iterator[Page]:
     """A page whose files are not on this machine: TensorBoard's data alone."""
-    with LOADERS[reader](log_dir) as loader:
+    with LOADERS[reader](log_dir, f"{run}/svdhooks") as loader:
         made = context("s3://elsewhere/logs", provider=loader._provider)
         yield Page(SpectraPlugin(made, rest=0.0))
