@@ -60,7 +60,7 @@ class LiveView:
                 "terminal, print(memory) or svdhooks summary <log_dir> show the same."
             ) from error
         self._drawn = self._clock()
-        self._handle = display(self, display_id=True)
+        self._handle = display(self._picture(), display_id=True)
         return self
 
     def update(self, *, now: bool = True) -> bool:
@@ -78,9 +78,13 @@ class LiveView:
         refresh = getattr(self._source, "refresh", None)
         if refresh is not None:
             refresh()
-        self._handle.update(self)
+        self._handle.update(self._picture())
         self._drawn = self._clock()
         return True
+
+    def _picture(self) -> Any:
+        """What the cell shows, as it is now."""
+        return self
 
     def __repr__(self) -> str:
         return text(self._source, title=self._title)

@@ -136,6 +136,28 @@ class Index:
         columns = {f: [rows[step].get(f) for step in steps] for f in fields}
         return (np.array(steps, dtype=np.int64), columns) if rows else None
 
+    def recorded_vectors(
+        self, layer: str, point: str
+    ) -> tuple[NDArray[np.int64], dict[str, list[NDArray[Any] | None]]]:
+        """The same, or a KeyError."""
+        found = self.vectors(layer, point)
+        if found is None:
+            points = ", ".join(self.points(layer)) or "none"
+            raise KeyError(
+                f"No vectors of {point} of layer {layer!r} were recorded; recorded: "
+                f"{points}."
+            )
+        return found
+
+    def recorded_spectra(
+        self, layer: str, point: str
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The spectra of one matrix, or a KeyError."""
+        steps, values = self.spectra(layer, point)
+        if not len(steps):
+            raise KeyError(f"No spectra of {point} of layer {layer!r} were recorded.")
+        return steps, values
+
     def points(self, layer: str) -> list[str]:
         """The points of a layer that have arrays besides spectra."""
         of_layer = ((p, r) for (name, p), r in self._matrices.items() if name == layer)
@@ -195,3 +217,25 @@ def check_recorded(kind: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, 3) or list(known)[:8]
         raise KeyError(f"No {kind} {name!r} was recorded; there is {', '.join(close)}.")
+
+
+def latest(records: Sequence[Record], most: int) -> list[Record]:
+    """What is left of a list when the oldest steps, whole, are forgotten.
+
+    Args:
+        records: In the order in which they were made.
+        most: How many, without layer tables; the latest step is always kept.
+
+    Returns:
+        All, if there are no more.
+    """
+    metas = [r for r in records if r.quantity == "meta"]
+    kept = [r for r in records if r.quantity != "meta"]
+    cut = len(kept) - most
+    if cut <= 0:
+        return list(records)
+    last = next(i for i, r in enumerate(kept) if r.step == kept[-1].step)
+    while cut < last and kept[cut].step == kept[cut - 1].step:
+        cut += 1
+    # the last layer table holds for what is left
+    return [*metas[-1:], *kept[min(cut, last) :]]

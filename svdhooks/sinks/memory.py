@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from svdhooks import display
 from svdhooks.display import LiveView
 from svdhooks.record import Record
-from svdhooks.sinks._index import Index, Series, check_recorded
+from svdhooks.sinks._index import Index, Series, check_recorded, latest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,8 +125,7 @@ class MemorySink:
         Raises:
             KeyError: If there is no such layer or measure.
         """
-        index = self._read()
-        check_recorded("layer", layer, index.layers)
+        index = self._read(layer)
         check_recorded("metric", metric, index.metrics)
         return index.series(layer, metric)
 
@@ -146,6 +145,23 @@ class MemorySink:
         check_recorded("run metric", metric, index.run_metrics)
         return index.run_series(metric)
 
+    def spectra(
+        self, layer: str, point: str = "weight"
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The spectra of one matrix of a layer, as `RunLog.spectra` gives them.
+
+        Args:
+            layer: One of ``layers``.
+            point: Which matrix.
+
+        Returns:
+            Steps ``(T,)`` and values ``(T, n)``, descending; zeros behind shorter ones.
+
+        Raises:
+            KeyError: If none were recorded.
+        """
+        return self._read(layer).recorded_spectra(layer, point)
+
     def local_rank(self, layer: str, *, relative: bool = False) -> "LocalRankHistory":
         """The local rank of a layer over the run, as `RunLog.local_rank` gives it.
 
@@ -161,8 +177,7 @@ class MemorySink:
         """
         from svdhooks.runlog.of_layer import local_rank_of  # loads the readers of logs
 
-        index = self._read()
-        check_recorded("layer", layer, index.layers)
+        index = self._read(layer)
         return local_rank_of(
             index,
             layer,
@@ -186,9 +201,7 @@ class MemorySink:
         """
         from svdhooks.runlog.of_layer import ledger_of  # loads the readers of logs
 
-        index = self._read()
-        check_recorded("layer", layer, index.layers)
-        return ledger_of(index, layer, "memory")
+        return ledger_of(self._read(layer), layer, "memory")
 
     @property
     def described(self) -> Mapping[str, Mapping[str, Any]]:
@@ -210,16 +223,7 @@ class MemorySink:
         Raises:
             KeyError: If none were recorded; names the points of which they were.
         """
-        index = self._read()
-        check_recorded("layer", layer, index.layers)
-        found = index.vectors(layer, point)
-        if found is None:
-            points = ", ".join(index.points(layer)) or "none"
-            raise KeyError(
-                f"No vectors of {point} of layer {layer!r} were recorded; recorded: "
-                f"{points}."
-            )
-        return found
+        return self._read(layer).recorded_vectors(layer, point)
 
     def frame(self, name: str = "memory") -> "pd.DataFrame":
         """All measures as a tidy table, as `RunLog.frame` gives it.
@@ -253,7 +257,10 @@ class MemorySink:
         Raises:
             ImportError: If there is no IPython.
         """
-        view = LiveView(self, measure, seconds=seconds).show()
+        return self.follow(LiveView(self, measure, seconds=seconds).show())
+
+    def follow(self, view: LiveView) -> LiveView:
+        """Have a view that is shown redrawn as records come, and at the end; return it."""
         self._views.append(view)
         return view
 
@@ -273,24 +280,16 @@ class MemorySink:
 
     # --- inside -------------------------------------------------------------------------
 
-    def _read(self) -> Index:
-        """The index, brought up to date; the list of records is the user's too."""
+    def _read(self, layer: str | None = None) -> Index:
+        """The index, up to date, with that layer; the list of records is the user's too."""
         if not self._index.follows(self.records):
             self._index = Index()
         self._index.take(self.records)
+        if layer is not None:
+            check_recorded("layer", layer, self._index.layers)
         return self._index
 
     def _forget(self) -> None:
         """Drop the oldest steps, whole, if there are too many records."""
-        if self.max_records is None:
-            return
-        metas = [r for r in self.records if r.quantity == "meta"]
-        kept = [r for r in self.records if r.quantity != "meta"]
-        cut = len(kept) - self.max_records
-        if cut <= 0:
-            return
-        latest = next(i for i, r in enumerate(kept) if r.step == kept[-1].step)
-        while cut < latest and kept[cut].step == kept[cut - 1].step:
-            cut += 1
-        # the last layer table holds for what is left
-        self.records[:] = [*metas[-1:], *kept[min(cut, latest) :]]
+        if self.max_records is not None:
+            self.records[:] = latest(self.records, self.max_records)

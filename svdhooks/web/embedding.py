@@ -37,12 +37,12 @@ def embedded_page(title: str, data: PageData) -> str:
     manifest, blob = packed(data.arrays)
     importmap, boot = _importmap(), _boot()
     template = Environment(autoescape=True).from_string(
-        _text("templates", "report.html")
+        text_of("templates", "report.html")
     )
     return template.render(
-        title=_utf8(title)[:_LONGEST_TITLE],
-        policy=_policy(importmap, boot),
-        style=Markup("\n".join(_static(name) for name in _STYLES)),
+        title=utf8(title)[:_LONGEST_TITLE],
+        policy=policy(importmap, boot),
+        style=Markup("\n".join(static(name) for name in _STYLES)),
         importmap=Markup(importmap),
         boot=Markup(boot),
         tree=Markup(json_text({"tree": data.tree, "manifest": manifest})),
@@ -51,14 +51,14 @@ def embedded_page(title: str, data: PageData) -> str:
     )
 
 
-def modules() -> dict[str, str]:
-    """The ES modules that `ENTRY` needs, by file name: itself and what they import."""
+def modules(entry: str = ENTRY) -> dict[str, str]:
+    """The ES modules that one needs, by file name: itself and what they import."""
     found: dict[str, str] = {}
-    wanted = [ENTRY]
+    wanted = [entry]
     while wanted:
         name = wanted.pop()
         if name not in found:
-            found[name] = _static(name)
+            found[name] = static(name)
             wanted += [match[1] for match in _IMPORT.findall(found[name])]
     return found
 
@@ -88,7 +88,7 @@ start().catch((error) => {{
 """
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """Own scripts, by their hash, and the modules; nothing else runs or is loaded."""
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     hashes = " ".join(
@@ -104,21 +104,23 @@ def _told(run: dict[str, Any]) -> dict[str, Any]:
     """A run's verdict, for a browser without scripts."""
     verdict = run.get("verdict") or {}
     return {
-        "name": _utf8(run.get("name", ""))[:_LONGEST_TITLE],
-        "headline": _utf8(verdict.get("headline", "")),
-        "sentences": [_utf8(text) for text in verdict.get("sentences", [])],
+        "name": utf8(run.get("name", ""))[:_LONGEST_TITLE],
+        "headline": utf8(verdict.get("headline", "")),
+        "sentences": [utf8(text) for text in verdict.get("sentences", [])],
     }
 
 
-def _utf8(text: object) -> str:
+def utf8(text: object) -> str:
     """Text without the lone surrogates of broken file names."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
-def _static(name: str) -> str:
-    return _text("static", name)
+def static(name: str) -> str:
+    """The text of a file in ``static``."""
+    return text_of("static", name)
 
 
-def _text(*parts: str) -> str:
+def text_of(*parts: str) -> str:
+    """The text of a file of this package."""
     return files("svdhooks.web").joinpath(*parts).read_text(encoding="utf-8")

@@ -119,7 +119,7 @@ def told(gathering: Gathering, found: Alarmed, said: Remarks) -> Tree:
         "hparams": as_json(dict(log.hparams)),
         "facts": facts_of(log, said),
         "steps": gathering.add(gathering.steps),
-        "logged_steps": gathering.add(_logged(gathering)),
+        "logged_steps": gathering.add(logged_steps(gathering)),
         "alarms": as_rows(found),
         "alarms_call": found.call,
         "failures": [list(row) for row in said.failures],
@@ -130,7 +130,7 @@ def told(gathering: Gathering, found: Alarmed, said: Remarks) -> Tree:
     }
 
 
-def _logged(gathering: Gathering) -> Any:
+def logged_steps(gathering: Gathering) -> Any:
     """The logger's x coordinate at the steps that are shown."""
     log, steps = gathering.log, gathering.steps
     if "logged_step" not in log.run_metrics:
@@ -159,5 +159,11 @@ def _comparison(runs: Mapping[str, RunLog], found: list[Tree]) -> Tree | None:
         compared["notes"].append(
             f"{_DIFFERENCES} of {len(rows):,} differences are listed, the surest first. "
             "svdhooks.compare(runs).rows() has all."
+        )
+    for curve in compared["curves"]:
+        layer, metric = curve["layer"], curve["metric"]
+        curve["call"] = (
+            "compared = svdhooks.compare(runs)\n"
+            f"[compared.curve({layer!r}, {metric!r}).bands(g) for g in compared.groups]"
         )
     return compared | {"call": "svdhooks.compare(runs)"}

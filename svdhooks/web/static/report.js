@@ -1,57 +1,13 @@
 // The report's page: every view of a run in its place, and what ties them together.
 
+import { onkey } from "./arrows.js";
 import { chooser, element, fill, switcher } from "./dom.js";
 import { shortened, visible } from "./format.js";
-import { arraysOf, bytesOf, inflated, joined } from "./packed.js";
+import { carried, firstLayer, opening } from "./opening.js";
 import { Run } from "./run.js";
 import { SECTIONS } from "./sections.js";
-import { createState, parsed } from "./state.js";
+import { createState } from "./state.js";
 import { chooseTheme, onSystemTheme, setPrinting } from "./theme.js";
-import { gravity } from "./verdict.js";
-
-/** Read the data that the page carries. */
-async function carried() {
-  const text = (id) => document.getElementById(id).textContent;
-  const { tree, manifest } = JSON.parse(text("svdhooks-tree"));
-  const bytes = await inflated(bytesOf(text("svdhooks-arrays").trim()));
-  return joined(tree, arraysOf(bytes, manifest));
-}
-
-/** The layer that is looked at first: that of the first alarm, else the one in the middle. */
-function firstLayer(run) {
-  const alarmed = (run.alarms ?? []).find((a) => a.severity === "alarm" && run.places.has(a.layer));
-  if (alarmed) return alarmed.layer;
-  const told = Object.keys(run.spectra ?? {}).filter((name) => run.places.has(name));
-  return told[Math.floor(told.length / 2)] ?? run.names[0];
-}
-
-function opening(runs) {
-  const asked = parsed(location.hash);
-  const gravest = runs.reduce((worst, r, i) => (gravity(r) < gravity(runs[worst]) ? i : worst), 0);
-  const index =
-    asked.run === undefined
-      ? gravest
-      : Math.max(0, Math.min(runs.length - 1, Number(asked.run) || 0));
-  const run = runs[index];
-  const measure =
-    run.measure(asked.measure) ?? run.measures.find((m) => m.headline) ?? run.measures[0];
-  return {
-    run: index,
-    layer: run.places.has(asked.layer) ? asked.layer : firstLayer(run),
-    step:
-      asked.step !== undefined && Number.isFinite(Number(asked.step))
-        ? Number(asked.step)
-        : lastStep(run),
-    measure: measure?.name,
-    scale: ["absolute", "start", "maximum"].includes(asked.scale) ? asked.scale : "absolute",
-    pair: asked.pair,
-    theme: asked.theme ?? "auto",
-  };
-}
-
-function lastStep(run) {
-  return run.steps?.length ? run.steps[run.steps.length - 1] : 0;
-}
 
 class Page {
   constructor(tree, root) {
@@ -207,29 +163,6 @@ class Page {
     this.state.set({ layer, step });
     this.places.layer.scrollIntoView({ behavior: "smooth", block: "start" });
   }
-}
-
-/** Arrow keys anywhere in the layer view; charts and maps have their own. */
-function onkey(page, event) {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented) return;
-  const { target } = event;
-  if (target.closest("input, select, textarea, button, summary, [role=application]")) return;
-  if (!page.places.layer.contains(target)) return;
-  const places = page.run.places;
-  const move = (by) => {
-    const next = page.run.names[places.get(page.state.view.layer) + by];
-    if (next !== undefined) page.state.set({ layer: next });
-  };
-  const keys = {
-    ArrowUp: () => move(-1),
-    ArrowDown: () => move(1),
-    ArrowLeft: () => page.views.layer.move(-1),
-    ArrowRight: () => page.views.layer.move(1),
-    " ": () => page.views.layer.toggle(),
-  };
-  if (!keys[event.key]) return;
-  event.preventDefault();
-  keys[event.key]();
 }
 
 function onresize(page) {
