@@ -36,7 +36,7 @@ class Every:
         return step // self.n > previous_step // self.n
 
     def __str__(self) -> str:
-        return f"every {self.n} steps"
+        return "every step" if self.n == 1 else f"every {self.n} steps"
 
 
 @dataclass(frozen=True)

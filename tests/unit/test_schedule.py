@@ -96,6 +96,7 @@ def test_schedules_describe_themselves():
     assert (
         str(schedule) == "every 5 steps or 3 steps per decade from 1 until 9 or at 1, 2"
     )
+    assert str(every(1)) == "every step"
 
 
 @pytest.mark.usefixtures("as_a_user_calls")

@@ -29,6 +29,7 @@ class Evidence:
         limited: Point -> share of its measurements that rest on too few samples.
         damage: How many records could not be read.
         rules: Whether any rules were applied.
+        of_checkpoints: Whether the log is a scan of checkpoints.
     """
 
     records: int
@@ -45,6 +46,7 @@ class Evidence:
     limited: dict[str, float] = field(default_factory=dict)
     damage: int = 0
     rules: bool = True
+    of_checkpoints: bool = False
 
     @property
     def alarms(self) -> list[AlarmEvent]:

@@ -111,6 +111,7 @@ def judged(
             limited=dict.fromkeys(remarks.sample_limited, 1.0),
             damage=sum(v for k, v in log.damage.items() if k in _DAMAGE),
             rules=found.choice is not None,
+            of_checkpoints=log.settings.get("source") == "checkpoints",
         )
     )
 

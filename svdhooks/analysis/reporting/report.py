@@ -35,6 +35,9 @@ def report(
     time, local rank, ledger, spectral graph, cost, and what was skipped. Each figure says
     which call gives it from the log. What had no room is listed, with the call too.
 
+    Paths and settings stand on it as they were given: for a page that others shall see,
+    give relative paths.
+
     Args:
         logdirs: A log directory, or several. One that holds several runs gives them all.
         out: The file to write. One that exists is replaced once the new one is complete.

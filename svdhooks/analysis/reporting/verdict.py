@@ -201,9 +201,13 @@ def _add_loss(verdict: Verdict, evidence: Evidence) -> None:
     """Say whether the loss agrees."""
     loss = evidence.loss
     if loss is None:
+        how = (
+            "checkpoints hold none"
+            if evidence.of_checkpoints
+            else "give it with recorder.step(loss=loss)"
+        )
         verdict.sentences.append(
-            "No loss is in the log, so whether a fall does harm cannot be said: give it "
-            "with recorder.step(loss=loss)."
+            f"No loss is in the log, so whether a fall does harm cannot be said: {how}."
         )
         return
     if loss.broken_step is not None:

@@ -51,6 +51,7 @@ export function createComparison(container, data, options = {}) {
     const frame = card(`${shortened(curve.layer, 40)}: ${title(curve.metric)}`, {
       wide: true,
       note: "Lines: mean over the runs of a group; bands: one spread over its runs.",
+      call: curve.call ?? comparison.call,
       controls: chooser("Show", list, chosen, (i) => {
         chosen = Number(i);
         draw();

@@ -242,6 +242,33 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert out.exists()
 
 
+def test_paths_stand_on_a_page_as_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "a", range(0, 100, 10))
+    monkeypatch.chdir(tmp_path)
+    given = page_data({"a": svdhooks.RunLog("a")}, "title", "auto", 8e6).tree
+    assert given["runs"][0]["path"] == "a"
+    assert str(tmp_path) not in json.dumps(given)
+
+
+def test_curves_of_a_comparison_are_what_their_call_gives(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / name, range(0, 100, 10))
+    logs = svdhooks.runs(tmp_path)
+    compared = page_data(logs, "title", "auto", 8e6).tree["comparison"]
+    assert compared["curves"]
+    for curve in compared["curves"]:
+        names = {"svdhooks": svdhooks, "runs": logs}
+        first, last = curve["call"].splitlines()
+        exec(first, names)
+        for group, found in zip(compared["groups"], eval(last, names), strict=True):
+            shown = curve["groups"][group["name"]]
+            for own, values in zip(("mean", "low", "high"), found, strict=True):
+                told = np.array(shown[own], dtype=float)  # six figures
+                np.testing.assert_allclose(told, values, rtol=1e-5)
+
+
 def test_runs_that_cannot_be_compared_still_stand_side_by_side(tmp_path: Path) -> None:
     write(
         tmp_path / "a", range(0, 50, 10), ("one",), lambda s, n: [weight_record(s, n)]

@@ -220,6 +220,12 @@ def test_a_sudden_fall_has_one_date(tmp_path: Path) -> None:
     assert "at step 975, nine tenths of the way by step 500." in found["text"]
 
 
+def test_nobody_is_asked_for_the_loss_of_checkpoints() -> None:
+    found = verdict_of(Evidence(records=50, layers=2, judged=2, of_checkpoints=True))
+    assert "checkpoints hold none" in " ".join(found.sentences)
+    assert "recorder.step" not in " ".join(found.sentences)
+
+
 def test_without_rules_that_is_said() -> None:
     found = verdict_of(Evidence(records=50, layers=2, judged=2, rules=False))
     assert "No rules were applied" in found.headline
