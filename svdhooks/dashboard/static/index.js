@@ -1,15 +1,21 @@
-// What TensorBoard calls when the tab is opened.
+// What TensorBoard calls when the tab is opened: data and what draws it come side by side.
 
-import { Tab } from "./tab.js";
+import { Looking } from "./looking.js";
 
 const SHEETS = ["uPlot.min.css", "style.css", "tab.css"];
 
-/** A style sheet, once it is there; charts are laid out by it. */
-function styled(name) {
+// all at once, instead of each when the one before has named it
+const MODULES = [
+  ..."tab dom exporting figures picture format host keys runlist shell state theme views".split(" "),
+  ..."alarmlist about between compared layerview mapheight rankmap tables values verdict".split(" "),
+  ..."colors chart marks ticks heatmap heatpaint mapscale curves spectra stepper".split(" "),
+  ..."comparison descrambled edges pairs uPlot.esm".split(" "),
+];
+
+function linked(rel, href) {
+  const link = document.createElement("link");
+  Object.assign(link, { rel, href });
   return new Promise((done) => {
-    const link = document.createElement("link");
-    link.rel = "stylesheet";
-    link.href = `static/${name}`;
     link.onload = link.onerror = done;
     document.head.append(link);
   });
@@ -19,13 +25,16 @@ function styled(name) {
 export async function render() {
   document.documentElement.lang = "en";
   document.title = "svdhooks";
+  const looking = new Looking();
+  const begun = looking.begin().catch((problem) => problem);
+  for (const name of MODULES) linked("modulepreload", `static/${name}.js`);
+  const sheets = SHEETS.map((name) => linked("stylesheet", `static/${name}`));
   const root = document.createElement("main");
   root.className = "svdhooks tab";
   root.id = "svdhooks";
-  const tab = new Tab(root);
-  const asked = tab.ask();
-  await Promise.all(SHEETS.map(styled));
+  const { Tab } = await import("./tab.js");
+  await Promise.all(sheets);
   document.body.append(root);
-  await asked;
-  tab.show();
+  const problem = await begun;
+  new Tab(root, looking).show(problem);
 }

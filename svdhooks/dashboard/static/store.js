@@ -55,6 +55,11 @@ export class Store {
     return part !== undefined && part.tree.token === this.kept.get(name)?.records;
   }
 
+  /** Whether a layer's own part is there, if older than its run. */
+  near(name, layer) {
+    return this.parts.has(keyed(name, layer));
+  }
+
   /** Ask for what belongs to one layer, unless it is there. */
   async layer(name, layer) {
     if (!this.run(name)?.places.has(layer) || this.has(name, layer)) return;

@@ -2,26 +2,28 @@
 
 import { element } from "./dom.js";
 import { visible } from "./format.js";
+import { furnished } from "./exporting.js";
 import { address, addressed, followTheme, onAddress, onReload, onSeen, seen } from "./host.js";
 import { onkey } from "./keys.js";
 import { createRunList } from "./runlist.js";
-import { createShell, VIEWS } from "./shell.js";
+import { createShell } from "./shell.js";
 import { createState } from "./state.js";
-import { Store } from "./store.js";
+import { ABSOLUTE, asked, lastStep } from "./looking.js";
 import { chooseTheme } from "./theme.js";
-import { furnished } from "./exporting.js";
 import { MAKERS } from "./views.js";
 
 const PAUSE = 5000;
 const LONGEST = 60_000;
-const ABSOLUTE = "absolute";
 
-/** Everything of one frame; `ask` may begin before there is a place to draw. */
+/** Everything of one frame. */
 export class Tab {
-  constructor(root) {
+  /** `looking` is what is looked at and known, and asks for it: see looking.js. */
+  constructor(root, looking) {
     this.root = root;
-    this.store = new Store();
-    this.state = createState(asked(), () => this.write());
+    this.looking = looking;
+    this.store = looking.store;
+    this.state = createState(looking.view, () => this.write());
+    looking.view = this.state.view;
     this.pause = PAUSE;
     this.view = null;
     this.shell = createShell(root, { onview: (view) => this.state.set({ view }) });
@@ -39,27 +41,13 @@ export class Tab {
 
   /** The runs beside the one that is looked at, as far as they are there. */
   get others() {
-    return this.state.view.beside.map((name) => this.store.run(name)).filter(Boolean);
-  }
-
-  /** Ask for all that the first picture needs. */
-  async ask() {
-    try {
-      const { run } = this.state.view;
-      const early = run ? this.store.renew(run).catch(() => null) : null;
-      await this.store.list();
-      await early;
-      await this.settle();
-      await Promise.all(this.state.view.beside.map((name) => this.beside(name)));
-    } catch (problem) {
-      this.problem = problem;
-    }
+    return this.looking.others;
   }
 
   /** Show what was asked for, and go on asking. */
-  show() {
+  show(problem) {
     this.draw();
-    this.shell.notice(this.problem);
+    this.shell.notice(problem);
     onSeen(() => this.refresh());
     onReload(() => this.refresh());
     onAddress(() => this.follow());
@@ -67,6 +55,7 @@ export class Tab {
     document.addEventListener("keydown", (event) => onkey(this, event));
     this.root.dataset.drawn = String(Math.round(performance.now()));
     this.later();
+    if (this.run) this.come(this.state.view.layer);
   }
 
   later() {
@@ -82,9 +71,8 @@ export class Tab {
     try {
       await this.store.list();
       const before = this.run;
-      await this.settle();
-      await Promise.all(this.state.view.beside.map((name) => this.beside(name)));
-      if (this.run) await this.store.layer(this.state.view.run, this.state.view.layer);
+      await this.looking.settle();
+      await this.looking.layer();
       this.grown(before);
       this.pause = PAUSE;
       this.shell.notice(null);
@@ -95,31 +83,6 @@ export class Tab {
       this.asking = false;
       this.later();
     }
-  }
-
-  /** Choose a run if none is, ask for it, and for what is looked at of it. */
-  async settle() {
-    const { view } = this.state;
-    const { runs } = this.store.listed;
-    if (!runs.some((r) => r.name === view.run)) view.run = foremost(runs)?.name ?? view.run;
-    view.beside = view.beside.filter((n) => n !== view.run && runs.some((r) => r.name === n));
-    if (!runs.length) return;
-    const last = lastStep(this.run);
-    await this.store.renew(view.run);
-    const { run } = this;
-    if (!run.places.has(view.layer)) view.layer = firstLayer(run);
-    if (!run.measure(view.measure))
-      view.measure = (run.measures.find((m) => m.headline) ?? run.measures[0])?.name;
-    // who looked at the end goes on with it
-    if (view.step === undefined || view.step === last) view.step = lastStep(run);
-    if (view.layer) await this.store.layer(view.run, view.layer);
-  }
-
-  async beside(name) {
-    await this.store.renew(name);
-    const { layer } = this.state.view;
-    if (this.state.view.view === "training" && this.store.run(name)?.places.has(layer))
-      await this.store.layer(name, layer);
   }
 
   draw() {
@@ -180,8 +143,8 @@ export class Tab {
 
   /** Another run, or other runs beside it. */
   async open() {
-    await this.settle();
-    await Promise.all(this.state.view.beside.map((name) => this.beside(name)));
+    await this.looking.settle();
+    await this.looking.layer();
     this.drawn = [this.run, ...this.others];
     this.draw();
   }
@@ -190,7 +153,7 @@ export class Tab {
   async come(layer) {
     const { view } = this.state;
     await this.waited(async () => {
-      await Promise.all([view.run, ...view.beside].map((name) => this.store.layer(name, layer)));
+      await this.looking.layer();
       if (view.layer === layer) this.view?.layerCame?.();
     });
     const place = this.run?.places.get(layer);
@@ -260,44 +223,6 @@ export class Tab {
     if (!Object.keys(given).length) return this.write();
     return this.state.set({ ...this.state.view, ...asked(), step: asked().step ?? lastStep(this.run) });
   }
-}
-
-/** The view that the address asks for. */
-function asked() {
-  const given = addressed();
-  const step = given.step === undefined ? NaN : Number(given.step);
-  return {
-    run: given.run,
-    beside: (given.beside ?? "").split(",").filter(Boolean).map(decoded),
-    view: VIEWS.some(([name]) => name === given.view) ? given.view : "training",
-    layer: given.layer,
-    step: Number.isFinite(step) ? step : undefined,
-    measure: given.measure,
-    scale: ["start", "maximum", "other"].includes(given.scale) ? given.scale : ABSOLUTE,
-    pair: given.pair,
-  };
-}
-
-function decoded(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
-}
-
-/** The run that is looked at first: the last that was written. */
-function foremost(runs) {
-  return runs.reduce((best, r) => ((r.written ?? 0) > (best?.written ?? -1) ? r : best), null);
-}
-
-function firstLayer(run) {
-  const alarmed = run.alarms?.find((a) => a.severity === "alarm" && run.places.has(a.layer));
-  return alarmed?.layer ?? run.names[Math.floor(run.names.length / 2)];
-}
-
-function lastStep(run) {
-  return run?.steps?.length ? run.steps[run.steps.length - 1] : undefined;
 }
 
 /** What to do where there is no run. */

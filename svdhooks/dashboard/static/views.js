@@ -65,6 +65,7 @@ function training(tab, container) {
   function look() {
     layer.root.hidden = !tab.run.places.has(tab.state.view.layer);
     if (layer.root.hidden) return;
+    if (!tab.store.near(tab.run.name, tab.state.view.layer)) return; // it is on its way
     if (views.layer) views.layer.update(layered());
     else
       views.layer = createLayerView(layer.body, layered(), {

@@ -61,16 +61,17 @@ export function createLayerView(container, data, options = {}) {
     bar.hidden = steps.steps.length < 2;
     if (stepper) stepper.update(steps);
     else stepper = createStepper(bar, steps, { onpick: (s) => options.onstep?.(s) });
-    return cards();
+    return cards(same);
   }
 
   /** The cards of the layer: the same ones with other data, where they are the same. */
-  function cards() {
+  function cards(same) {
     const before = plan.map(({ key }) => key).join("\n");
     plan = [];
     planned();
     if (views.length && plan.map(({ key }) => key).join("\n") === before) {
-      plan.forEach(({ of }, i) => views[i].update(of));
+      if (!same) plan.forEach(({ of }, i) => views[i].update(of));
+      else for (const view of views) view.mark?.(shown.step);
       return;
     }
     for (const view of views) view.destroy();

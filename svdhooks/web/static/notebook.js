@@ -35,7 +35,7 @@ function opening(run, before, asked) {
 
 /** 20 pixels a layer; many layers share the height that leaves the layer view in sight. */
 function low(rows) {
-  return rows <= 16 ? Math.max(20 * rows, 60) : Math.max(320, Math.min(520, rows * 2));
+  return rows <= 12 ? Math.max(20 * rows, 60) : Math.max(240, Math.min(420, rows * 14));
 }
 
 class Cell {
