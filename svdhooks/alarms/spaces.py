@@ -6,6 +6,8 @@ from typing import Any
 
 from svdhooks.alarms.reading import Reading
 
+_WIDE = 8
+
 
 def outputs_of(rows: Mapping[str, Mapping[str, Any]]) -> float:
     """Features that leave the model's last layer with a weight.
@@ -31,10 +33,15 @@ def entering(reading: Reading) -> float:
         reading: The first of a run.
 
     Returns:
-        Of the first layer with an input; NaN if it is not measured on enough samples.
+        Of the first layer with an input; NaN if it is not measured on enough samples,
+        or if a sample may be more than what enters at once: pixels, or series of
+        numbers, of which convolutions and narrow layers see one at a time.
     """
     layer = first_of(reading.rows)
     if layer is None or (layer, "input") in reading.limited:
+        return math.nan
+    row = reading.rows[layer]
+    if row.get("kind") != "linear" or possible(row, "input") < _WIDE:
         return math.nan
     return reading.values.get(layer, {}).get("input_effective_rank", math.nan)
 

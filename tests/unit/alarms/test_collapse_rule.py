@@ -116,6 +116,11 @@ def test_data_of_few_directions_need_no_more(entering: float, found: list[str]) 
     few = frozenset({("in", "input")})  # then it is not known
     limited = readings_of(curves, loss=loss, limited=few)
     assert names(watch(COLLAPSE, limited)) == ["collapse"]
+    for first in ({"kind": "conv2d"}, {"points": {"input": 3, "output": 128}}):
+        # a pixel, or a number of a series, is not all that there is of a sample
+        table = rows("in", "fc") | {"in": row("in") | first}
+        by_parts = readings_of(curves, loss=loss, table=table)
+        assert names(watch(COLLAPSE, by_parts)) == ["collapse"]
 
 
 def test_a_network_that_never_learns_and_never_had_any_rank_is_one() -> None:
