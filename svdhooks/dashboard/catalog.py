@@ -173,6 +173,8 @@ class Catalog:
         if hurried:
             return row | (known[2] if known else {}) | {"pending": True}
         try:
+            if live is None and len(self._open) < OPEN:  # it will be looked at next
+                live = self.run(place.name, experiment)
             told = live.summary() if live else self._summed(place, experiment)
         except (OSError, ValueError, KeyError, RequestError) as error:
             told = {"error": str(error)}

@@ -21,7 +21,7 @@ from svdhooks.runlog.spectra import points_of
 from svdhooks.schema import display_index
 from svdhooks.web.page import PageData
 
-SIZE = 12_000_000
+SIZE = 8_000_000
 """Bytes of an overview: measures are thinned to some hundred steps first."""
 
 _ENOUGH = 2**40

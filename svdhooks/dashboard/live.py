@@ -24,6 +24,9 @@ REST = 1.0
 _SHARE = 10.0
 """A growing log is gathered again after so many times as long as that takes."""
 
+_LONGEST = 30.0
+"""But no later than that."""
+
 _LAYERS = 8
 """Answers about layers that are kept."""
 
@@ -75,7 +78,7 @@ class LiveRun:
 
     @property
     def _pause(self) -> float:
-        return self._rest * max(1.0, _SHARE * self._cost)
+        return self._rest * min(max(1.0, _SHARE * self._cost), _LONGEST)
 
     def look(self) -> None:
         """Read what is new, if the last time is long enough ago."""
@@ -89,7 +92,6 @@ class LiveRun:
                 self._records += 1
             elif new:
                 self._beside += 1
-            self.rules.look(self._records)
             self._looked = time.monotonic()
 
     def overview(self, known: str | None) -> tuple[str, bytes | None]:
@@ -106,15 +108,16 @@ class LiveRun:
             return str(known), None
         with self.lock:
             self.look()
+            self.rules.look(self._records)
             token = self.token
             if known == token:
                 return token, None
             if known and known.rsplit("-", 2)[0] == self.records_token:
                 return token, self._rest_of(known, token)
             if self._overview[0] != token:
-                begun = time.monotonic()
+                begun = time.thread_time()  # not what others on the machine do
                 self._overview = token, self._whole(token)
-                self._cost = time.monotonic() - begun
+                self._cost = time.thread_time() - begun
             return self._overview
 
     def _nothing_new(self, known: str | None) -> bool:
@@ -127,6 +130,7 @@ class LiveRun:
             return True  # somebody reads; the page will ask again
         try:
             self.look()
+            self.rules.look(self._records)
             return known == self.token
         finally:
             self.lock.release()
