@@ -19,8 +19,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         Where to write it. If that fails, nothing is left behind.
 
     Raises:
-        OSError: If it cannot be renamed.
+        OSError: If it cannot be renamed, or there is a device or pipe of that name, which
+            a file would replace.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file that could be replaced; give another path.")
     part = path.with_name(path.name + PART)
     try:
         yield part

@@ -45,6 +45,7 @@ def report(
         alarms: Rules to apply to the log, as `svdhooks.watch(alarms=)` takes them; None:
             only what was raised live.
         max_mb: Megabytes (10⁶ bytes) that the page may have; larger logs are thinned.
+            Names, alarms and settings are not: 26 runs take a little more than 1.
 
     Returns:
         The path of the file.
