@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,8 +30,10 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
 def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="give another path"):
-        with written_whole(tmp_path / "pipe") as part:
-            part.write_text("a")
+    with (
+        pytest.raises(OSError, match="give another path"),
+        written_whole(tmp_path / "pipe") as part,
+    ):
+        part.write_text("a")
     assert (tmp_path / "pipe").is_fifo()
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
