@@ -140,7 +140,8 @@ class CollapseState:
                 now = gauge.level.observe(step, value)
                 if now < gauge.bound or (known and (layer, gauge.words) in known):
                     suspects.append((layer, gauge))
-        signs = [self._sign(layer, gauge, reading) for layer, gauge in suspects]
+        several = (self._sign(layer, gauge, reading) for layer, gauge in suspects)
+        signs = [sign for sign in several if sign is not None]
         return self._reporter.report(reading.step, signs, self._advice)
 
     @property
@@ -154,11 +155,14 @@ class CollapseState:
         self._gauges[layer] = gauges(row, self._rule, self._needed)
         return self._gauges[layer]
 
-    def _sign(self, layer: str, gauge: Gauge, reading: Reading) -> Sign:
-        level, harm = gauge.level, self._harm(layer, reading)
+    def _sign(self, layer: str, gauge: Gauge, reading: Reading) -> Sign | None:
+        level, harm, key = gauge.level, self._harm(layer, reading), (layer, gauge.words)
+        on = self._holds(gauge, harm)
+        if not on and key not in self._reporter.known_keys:
+            return None
         return Sign(
-            (layer, gauge.words),
-            on=self._holds(gauge, harm),
+            key,
+            on=on,
             over=level.now > 1.5 * gauge.bound,
             weight=level.highest / max(level.now, 1e-6) if gauge.fell else 0.0,
             words=partial(gauge.told, layer, harm),
