@@ -1,7 +1,7 @@
 // A card as a picture: its canvases, words and keys, painted where they are on the page.
 
 const SCALE = 2;
-const LEFT_OUT = "button, select, details, .tools, .field, .over, .tip, .switch, [hidden]";
+const LEFT_OUT = "button:not([aria-pressed=true]), details, .tools, .tip, [hidden]";
 
 /** A canvas with what a card shows. */
 export function painted(card) {
@@ -22,9 +22,26 @@ function paint(ctx, node) {
   if (node.nodeType === Node.TEXT_NODE) return words(ctx, node);
   if (node.nodeType !== Node.ELEMENT_NODE || node.matches(LEFT_OUT)) return undefined;
   if (node.tagName === "CANVAS") return picture(ctx, node);
-  boxed(ctx, node);
+  if (node.tagName === "SELECT") return chosen(ctx, node);
+  if (node.tagName !== "BUTTON") boxed(ctx, node);
   for (const child of node.childNodes) paint(ctx, child);
   return undefined;
+}
+
+/** What a list stands at, as words. */
+function chosen(ctx, select) {
+  const style = getComputedStyle(select);
+  const box = select.getBoundingClientRect();
+  inked(ctx, style);
+  const left = box.left + parseFloat(style.paddingLeft) + 4;
+  ctx.fillText(select.selectedOptions[0]?.textContent ?? "", left, box.top + box.height / 2 + 5);
+}
+
+function inked(ctx, style) {
+  ctx.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+  ctx.fillStyle = style.color;
+  ctx.textAlign = "left";
+  ctx.textBaseline = "alphabetic";
 }
 
 function picture(ctx, canvas) {
@@ -36,10 +53,7 @@ function picture(ctx, canvas) {
 function words(ctx, node) {
   if (!node.textContent.trim()) return;
   const style = getComputedStyle(node.parentElement);
-  ctx.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
-  ctx.fillStyle = style.color;
-  ctx.textAlign = "left";
-  ctx.textBaseline = "alphabetic";
+  inked(ctx, style);
   for (const { text, left, top, bottom } of lines(node)) {
     const size = parseFloat(style.fontSize);
     ctx.fillText(text, left, (top + bottom) / 2 + 0.35 * size);
