@@ -47,6 +47,17 @@ class NonFinite:
         return NonFiniteState(self)
 
 
+_WEIGHTS = (
+    "Training cannot recover from NaN in a weight: go back to a checkpoint from before "
+    "this step, and look at the learning rate, at the loss scale, and at the batch of "
+    "this step."
+)
+_ACTIVATIONS = (
+    "No weight is known to hold any yet: look at the batch of this step, at divisions and "
+    "logarithms before this point, and at what overflows in 16 bits."
+)
+
+
 class NonFiniteState:
     """See `NonFinite`."""
 
@@ -61,13 +72,10 @@ class NonFiniteState:
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""
-        return self._reporter.report(
-            reading.step,
-            list(self._signs(reading)),
-            "Training cannot recover from NaN in a weight: go back to a checkpoint from "
-            "before this step, and look at the learning rate, at the loss scale, and at "
-            "the batch of this step.",
-        )
+        signs = list(self._signs(reading))
+        lost = any(sign.on and sign.key[1] == "weight" for sign in signs)
+        advice = _WEIGHTS if lost else _ACTIVATIONS
+        return self._reporter.report(reading.step, signs, advice)
 
     def _signs(self, reading: Reading) -> Iterator[Sign]:
         bad = {key for key, status in reading.failed.items() if _NON_FINITE in status}

@@ -58,6 +58,15 @@ def test_the_weight_is_named_before_what_follows_from_it() -> None:
     assert "1 other layer: 'a'" in event.message
 
 
+@pytest.mark.parametrize(("point", "lost"), [("weight", True), ("output", False)])
+def test_the_advice_is_for_what_is_lost(point: str, lost: bool) -> None:
+    (event,) = watch(
+        NonFinite(), failing(readings_of({"a": {NORM: [1.0] * 5}}), 2, ("a", point))
+    )
+    assert ("go back to a checkpoint" in event.message) == lost
+    assert ("No weight is known to hold any yet" in event.message) != lost
+
+
 def test_a_measurement_that_failed_otherwise_is_none() -> None:
     run = readings_of({"fc": {NORM: [1.0] * 5}})
     out = [replace(r, failed={("fc", "output"): "out of memory"}) for r in run]
