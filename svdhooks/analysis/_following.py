@@ -3,15 +3,8 @@
 import sys
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from typing import Protocol
 
-
-class Updating(Protocol):
-    """What can be brought up to date."""
-
-    def update(self, *, now: bool = True) -> bool:
-        """Redraw it, if there is something new."""
-        ...
+from svdhooks.display import LiveView
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Follower(Thread):
         seconds: Between two looks.
     """
 
-    def __init__(self, view: Updating, seconds: float) -> None:
+    def __init__(self, view: LiveView, seconds: float) -> None:
         super().__init__(name="svdhooks view", daemon=True)
         self._view = view
         self._seconds = max(seconds, 0.05)

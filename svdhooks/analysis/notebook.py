@@ -33,7 +33,7 @@ _TRIES = 4
 _SPARING = 20
 """A redraw that took a second comes again after twenty, at the earliest."""
 _ROWS = 40
-_LOW, _HIGH = 520, 860
+_LOW, _HIGH = 640, 900
 
 _following: "WeakValueDictionary[str, NotebookView]" = WeakValueDictionary()
 
@@ -81,7 +81,7 @@ def view(
         raise TypeError(
             f"Found a {type(source).__name__}; expected a RunLog, the path of a log "
             "directory, or a MemorySink, whose records can be read back. Of a recorder: "
-            "svdhooks.view(log_dir), or watch(..., sinks=[memory]) and "
+            "svdhooks.view(log_dir), or watch(model, None, sinks=[memory]) and "
             "svdhooks.view(memory)."
         )
     max_mb = (_LIVE if live else _STILL) if max_mb is None else max_mb
@@ -181,6 +181,8 @@ class NotebookView(LiveView):
         return self
 
     def _repr_html_(self) -> str:
+        if isinstance(self._log, RememberedRun):
+            self._log.refresh()
         if self._html and np.array_equal(self._seen, self._log.steps):
             return self._html
         start = self._clock()
@@ -272,5 +274,5 @@ def _html(
 
 def _fitting(layers: int) -> int:
     """Pixels for the map, whose height notebook.js settles, and most of a layer."""
-    rows = 20 * layers if layers <= 16 else max(320, min(520, 2 * layers))
+    rows = 20 * layers if layers <= 12 else max(240, min(420, 14 * layers))
     return max(_LOW, min(_HIGH, 600 + rows))
