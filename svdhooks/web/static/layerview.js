@@ -47,6 +47,7 @@ export function createLayerView(container, data, options = {}) {
   let views = [];
   let stepper = null;
   let titled = "";
+  let listed = null;
 
   function update(next) {
     const same = next.run === shown.run && next.layer === shown.layer;
@@ -87,7 +88,6 @@ export function createLayerView(container, data, options = {}) {
     const place = run.places.get(layer);
     const go = (by) =>
       options.onlayer?.(run.names[(place + by + run.names.length) % run.names.length]);
-    const list = run.names.map((name) => [name, shortened(name, 56)]);
     const words = [
       about.kind,
       about.shape ? `${about.shape[0]} × ${about.shape[1]} (out × in)` : null,
@@ -110,7 +110,7 @@ export function createLayerView(container, data, options = {}) {
           { type: "button", title: "Layer after (↓)", onclick: () => go(1) },
           "↓ After",
         ),
-        chooser("Layer", list, layer, (name) => options.onlayer?.(name)),
+        chosen(),
       ),
     );
   }
@@ -199,6 +199,18 @@ export function createLayerView(container, data, options = {}) {
       others: beside,
       title: capital(shortened(measure.title, 70)),
     });
+  }
+
+  /** The list of layers; of a thousand it is made once. */
+  function chosen() {
+    const { run, layer } = shown;
+    const of = `${run.name}\n${run.names.length}`;
+    if (listed?.of !== of) {
+      const list = run.names.map((name) => [name, shortened(name, 56)]);
+      listed = { of, field: chooser("Layer", list, layer, (name) => options.onlayer?.(name)) };
+    }
+    listed.field.querySelector("select").value = layer;
+    return listed.field;
   }
 
   /** Plan a card; `key` changes when its words do, not only its curves. */
