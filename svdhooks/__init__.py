@@ -68,6 +68,7 @@ _TABLE = {
     "schedule": "svdhooks.schedule",
     "snapshot": "svdhooks.front",
     "transformers": "svdhooks.transformers",
+    "view": "svdhooks.analysis.notebook",
     "watch": "svdhooks.front",
 }
 
