@@ -33,7 +33,7 @@ _TRIES = 4
 _SPARING = 20
 """A redraw that took a second comes again after twenty, at the earliest."""
 _ROWS = 40
-_LOW, _HIGH = 640, 900
+_LOW, _HIGH = 640, 960
 
 _following: "WeakValueDictionary[str, NotebookView]" = WeakValueDictionary()
 
@@ -275,4 +275,4 @@ def _html(
 def _fitting(layers: int) -> int:
     """Pixels for the map, whose height notebook.js settles, and most of a layer."""
     rows = 20 * layers if layers <= 12 else max(240, min(420, 14 * layers))
-    return max(_LOW, min(_HIGH, 600 + rows))
+    return max(_LOW, min(_HIGH, 680 + rows))

@@ -36,10 +36,8 @@ def embedded_page(title: str, data: PageData) -> str:
     """
     manifest, blob = packed(data.arrays)
     importmap, boot = _importmap(), _boot()
-    template = Environment(autoescape=True).from_string(
-        text_of("templates", "report.html")
-    )
-    return template.render(
+    return rendered(
+        "report.html",
         title=utf8(title)[:_LONGEST_TITLE],
         policy=policy(importmap, boot),
         style=Markup("\n".join(static(name) for name in _STYLES)),
@@ -113,6 +111,12 @@ def _told(run: dict[str, Any]) -> dict[str, Any]:
 def utf8(text: object) -> str:
     """Text without the lone surrogates of broken file names."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A file in ``templates`` with values in their places, text escaped."""
+    environment = Environment(autoescape=True)
+    return environment.from_string(text_of("templates", template)).render(values)
 
 
 @cache

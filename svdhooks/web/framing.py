@@ -3,10 +3,9 @@
 from html import escape
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 
-from svdhooks.web.embedding import policy, static, text_of, utf8
+from svdhooks.web.embedding import policy, rendered, static, utf8
 from svdhooks.web.inlining import inlined
 from svdhooks.web.packing import json_text, packed
 from svdhooks.web.page import PageData
@@ -39,10 +38,8 @@ def notebook_page(title: str, data: PageData) -> str:
     """
     manifest, blob = packed(data.arrays)
     program = inlined(ENTRY)
-    template = Environment(autoescape=True).from_string(
-        text_of("templates", "notebook.html")
-    )
-    return template.render(
+    return rendered(
+        "notebook.html",
         title=utf8(title)[:_LONGEST_TITLE],
         policy=policy(program),
         style=Markup("\n".join(map(static, _STYLES))),
