@@ -21,10 +21,10 @@ COLOURS = """[...document.querySelectorAll('canvas:not(.over)')].map(c => {
   const pixels = new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer);
   return new Set(pixels).size;
 })"""
-LAYER = "document.querySelector('.layerview h2').textContent"
-STEP = "document.querySelector('.stepnow').textContent"
-STATE = "document.querySelector('.tabtitle .note').textContent"
-TITLE = "document.querySelector('h1').textContent"
+LAYER = "document.querySelector('.layerview h2')?.textContent"
+STEP = "document.querySelector('.stepnow')?.textContent"
+STATE = "document.querySelector('.tabtitle .note')?.textContent"
+TITLE = "document.querySelector('h1')?.textContent"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def click(frame: Frame, text: str) -> None:
 
 
 def test_every_canvas_is_drawn(frame: Frame) -> None:
-    assert frame.evaluate(TITLE) == "first"
+    frame.wait(f"{TITLE} === 'first'")
     colours = frame.evaluate(COLOURS)
     assert len(colours) >= 6
     assert min(colours) > 2
@@ -98,7 +98,7 @@ def test_a_click_on_the_map_goes_to_layer_and_step(frame: Frame) -> None:
       return 1;
     })()""")
     frame.wait(f"{LAYER} === 'embed'")
-    assert frame.evaluate(STEP) == "step 55"
+    frame.wait(f"{STEP} === 'step 55'")
 
 
 def test_arrow_keys_go_through_layers_and_steps(frame: Frame) -> None:
@@ -109,7 +109,7 @@ def test_arrow_keys_go_through_layers_and_steps(frame: Frame) -> None:
     frame.wait(f"{STEP} === 'step 50'")
     press(frame, "ArrowUp")
     frame.wait(f"{LAYER} === 'blocks.0.mlp'")
-    assert frame.evaluate(STEP) == "step 50"
+    frame.wait(f"{STEP} === 'step 50'")
 
 
 def test_a_link_restores_the_view(frame: Frame) -> None:
@@ -119,11 +119,11 @@ def test_a_link_restores_the_view(frame: Frame) -> None:
     frame.tab.wait("location.hash.includes('scale=start')")
     link = frame.tab.evaluate("location.hash")
     frame.open("&p.svdhooks.run=second")
-    assert frame.evaluate(TITLE) == "second"
+    frame.wait(f"{TITLE} === 'second'")
     frame.open(link.removeprefix("#svdhooks"))
-    assert frame.evaluate(TITLE) == "first"
-    assert frame.evaluate(LAYER) == "blocks.1.attn"
-    assert frame.evaluate(STEP) == "step 50"
+    frame.wait(f"{TITLE} === 'first'")
+    frame.wait(f"{LAYER} === 'blocks.1.attn'")
+    frame.wait(f"{STEP} === 'step 50'")
     pressed = (
         "[...document.querySelectorAll('[aria-pressed=true]')].map(b => b.textContent)"
     )
@@ -180,13 +180,13 @@ def test_a_growing_run_is_followed(tab: Tab, logdir: Path, served: str) -> None:
         sink.write([*meta, *step_records(step, LAYERS, 8)])
     frame = Frame(tab, served)
     frame.open("&p.svdhooks.run=growing")
-    assert frame.evaluate(STEP) == "step 45"
+    frame.wait(f"{STEP} === 'step 45'")
     before = frame.evaluate(COLOURS)
     for step in range(50, 80, 5):
         sink.write(step_records(step, LAYERS, 8))
     sink.close()
     frame.wait(f"{STEP} === 'step 75'")
-    assert "16 records" in frame.evaluate(STATE)
+    frame.wait(f"{STATE}?.includes('16 records')")
     assert len(frame.evaluate(COLOURS)) == len(before)
     assert frame.problems == []
 
@@ -259,4 +259,4 @@ def test_when_tensorboard_ends_the_tab_says_so(tab: Tab, logdir: Path) -> None:
     frame.wait(
         "document.querySelector('.notice').textContent.includes('does not answer')"
     )
-    assert frame.evaluate(TITLE) == "first"
+    frame.wait(f"{TITLE} === 'first'")
