@@ -1,5 +1,6 @@
 """What a directory of event files says, tag by tag; values are read when asked for."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,18 +62,17 @@ class TagStore:
             Whether there was anything.
         """
         self._counted.clear()
-        present = event_files(self.directory)
-        gone = self._files.keys() - set(present)
-        for path in gone:
-            del self._files[path]
-        new = bool(gone)
-        for path in present:
-            try:
-                state = path.stat()
-            except OSError:  # removed since the directory was listed
-                continue
-            if path not in self._files or not self._files[path].is_of(state):
-                new |= path in self._files  # it was replaced, or cut
+        there = self._there()
+        lost = any(
+            path not in there or not file.is_of(there[path])
+            for path, file in self._files.items()
+        )
+        if lost:  # tags are described where they began, which may be what was lost
+            self._files.clear()
+            self._tags.clear()
+        new = lost
+        for path, state in there.items():
+            if path not in self._files:
                 self._files[path] = FileIndex(path, state)
             new |= self._files[path].refresh(self._tags)
         # the files' order is that of their names
@@ -80,6 +80,14 @@ class TagStore:
             path: self._files[path] for path in sorted(self._files, key=_name)
         }
         return new
+
+    def _there(self) -> dict[Path, os.stat_result]:
+        """The event files now, each with its state."""
+        found = {}
+        for path in event_files(self.directory):
+            with contextlib.suppress(OSError):  # removed since the directory was listed
+                found[path] = path.stat()
+        return found
 
     def verify(self) -> None:
         """Read and check everything that is there."""

@@ -1,5 +1,6 @@
 """Tags over several files, against a slow model of TensorBoard's rule."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from svdhooks.eventfile.values import scalar, tensor, text
 from svdhooks.eventfile.writer import EventFileWriter
+from svdhooks.runlog import RunLog
 from svdhooks.runlog.tagstore import TagStore
+from tests.logs import write_run
 
 
 def read(directory: Path) -> TagStore:
@@ -273,3 +276,20 @@ def test_values_alike_are_one_array_whose_memory_is_the_reader_s(
     values[:] = -1
     assert store.column("v").values[5, 5] == 5
     np.testing.assert_array_equal(store.column("s").values, np.arange(700) / 2)
+
+
+def test_nothing_is_left_of_a_run_whose_files_are_gone(tmp_path: Path) -> None:
+    """A run begun anew in its directory may have other layers, of other shapes."""
+    write_run(tmp_path, range(0, 50, 10), ("first", "both"), n=8)
+    log = RunLog(tmp_path)
+    assert log.layers == ("first", "both")
+    assert log.described["both"]["shape"] == [8, 8]
+    shutil.rmtree(tmp_path / "svdhooks")
+    write_run(tmp_path, range(0, 30, 10), ("both", "second"), n=4)
+    log.refresh()
+    fresh = RunLog(tmp_path)
+    assert log.layers == fresh.layers == ("both", "second")
+    assert log.described == fresh.described
+    assert log.metrics == fresh.metrics
+    assert log._store.tags == fresh._store.tags
+    assert log.steps.tolist() == [0, 10, 20]
