@@ -1,12 +1,15 @@
 """The process that computes with torch for the tab: ``python -m`` this module.
 
 Reads one JSON object a line; writes, for each, a status, a length, and a bundle or an error.
-Ends when its input does, which it does with TensorBoard.
+Ends when its input does, which it does with TensorBoard, whatever it is computing then.
 """
 
 import json
 import os
+import queue
+import signal
 import sys
+import threading
 from typing import Any
 
 from svdhooks.analysis.reporting import graphs
@@ -61,12 +64,22 @@ def _computed(asked: dict[str, Any]) -> PageData:
 
 def main() -> None:
     """Serve until there is nothing more to read."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C, TensorBoard tells
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
-    for line in sys.stdin.buffer:
-        status, content = answer(json.loads(line))
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(lines,), daemon=True).start()
+    while True:
+        status, content = answer(json.loads(lines.get()))
         out.write(HEAD.pack(status, len(content)) + content)
         out.flush()
+
+
+def _take(lines: "queue.SimpleQueue[bytes]") -> None:
+    """Take requests; nobody waits for the last answer when there are no more."""
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":

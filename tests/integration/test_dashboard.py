@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -216,3 +217,36 @@ def test_what_needs_torch_is_done_elsewhere(tmp_path: Path) -> None:
     assert page.bundle("pair", **query)[0]["pair"]["step"] == step
     side.close()
     assert not side.running
+
+
+@pytest.mark.parametrize("how", ["interrupted", "left"])
+def test_the_process_with_torch_ends_with_tensorboard(how: str) -> None:
+    """Even while it computes, and without a word."""
+    code = (
+        "import sys, time\n"
+        "from svdhooks.dashboard import torch_worker\n"
+        "def computing(asked):\n"
+        "    print('computing', file=sys.stderr, flush=True)\n"
+        "    time.sleep(600)\n"
+        "torch_worker.answer = computing\n"
+        "torch_worker.main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"{}\n")
+        process.stdin.flush()
+        assert process.stderr.readline() == b"computing\n"
+        if how == "interrupted":
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)  # closes its input
+        assert (out, err) == (b"", b"")
+        assert process.returncode == (0 if how == "left" else -signal.SIGINT)
+    finally:
+        process.kill()
