@@ -87,8 +87,10 @@ def name_of(run: str) -> str:
         run: For example ``"exp1/svdhooks"``.
 
     Returns:
-        ``"exp1"``; `HERE` for the directory itself.
+        ``"exp1"``; `HERE` for the directory itself. Bytes of a directory's name that
+        are no text are written out, so that a page can ask for it.
     """
+    run = os.fsencode(run).decode(errors="backslashreplace")
     parts = [part for part in run.split("/") if part not in {"", HERE}]
     if parts and parts[-1] == SUBDIRECTORY:
         parts.pop()

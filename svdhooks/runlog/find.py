@@ -79,17 +79,25 @@ def find_runs(root: Path, levels: int | None = None) -> list[Path]:
         levels: How far down to look; None: all the way.
 
     Returns:
-        Sorted paths of directories with a sub-run ``svdhooks``; ``root`` itself if
-        it is such a sub-run.
+        Sorted paths of directories with a sub-run ``svdhooks``, also one that cannot be
+        read; ``root`` itself if it is such a sub-run.
     """
     if root.name == SUBDIRECTORY and event_files(root):
         return [root]
     found = []
     for directory, children, _ in os.walk(root):
         path = Path(directory)
-        if SUBDIRECTORY in children and event_files(path / SUBDIRECTORY):
+        if SUBDIRECTORY in children and _may_hold_a_run(path / SUBDIRECTORY):
             children.remove(SUBDIRECTORY)
             found.append(path)
         if levels is not None and len(path.relative_to(root).parts) >= levels:
             children.clear()
     return sorted(found)
+
+
+def _may_hold_a_run(directory: Path) -> bool:
+    """Whether there are event files; one that is not ours to read hides no others."""
+    try:
+        return bool(event_files(directory))
+    except OSError:
+        return True

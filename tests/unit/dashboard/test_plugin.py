@@ -1,9 +1,11 @@
 """The plugin's routes: what they refuse, and what they never do."""
 
 import logging
+import os
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,33 @@ def test_the_list_of_runs(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "a")
     assert [row["name"] for row in page.json("runs")["runs"]] == ["b/deep"]
     assert page.json("overview", 404, run="a")["remedy"]
+
+
+def test_a_directory_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_run(tmp_path / name, range(2))
+    listed = Path.iterdir
+
+    def forbidden(path: Path) -> Iterator[Path]:
+        if path == tmp_path / "b" / "svdhooks":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    rows = {row["name"]: row for row in files_page(tmp_path).json("runs")["runs"]}
+    assert [rows[name].get("records") for name in "abc"] == [2, None, 2]
+    assert "Permission denied" in rows["b"]["error"]
+
+
+def test_a_run_is_asked_for_by_the_name_that_is_shown(tmp_path: Path) -> None:
+    """Whatever bytes its directory's name is made of."""
+    write_run(tmp_path / os.fsdecode(b"n\xff"), range(2))
+    page = files_page(tmp_path)
+    (row,) = page.json("runs")["runs"]
+    assert row["name"] == "n\\xff"
+    assert len(page.bundle("overview", run=row["name"])[0]["run"]["layers"]) == 2
 
 
 def test_one_bad_log_leaves_the_others(tmp_path: Path) -> None:
