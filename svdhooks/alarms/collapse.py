@@ -140,8 +140,8 @@ class CollapseState:
                 now = gauge.level.observe(step, value)
                 if now < gauge.bound or (known and (layer, gauge.words) in known):
                     suspects.append((layer, gauge))
-        several = (self._sign(layer, gauge, reading) for layer, gauge in suspects)
-        signs = [sign for sign in several if sign is not None]
+        judged = (self._sign(layer, gauge, reading) for layer, gauge in suspects)
+        signs = [sign for sign in judged if sign is not None]
         return self._reporter.report(reading.step, signs, self._advice)
 
     @property

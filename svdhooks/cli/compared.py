@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from svdhooks.analysis.comparison import Comparison, compare
-from svdhooks.analysis.comparison_rows import Difference
-from svdhooks.analysis.comparison_text import lettered, since_cell, step
+from svdhooks.analysis.comparison.rows import Difference
+from svdhooks.analysis.comparison.text import lettered, since_cell, step
 from svdhooks.cli.telling import guarded, plain
 from svdhooks.display.overview import count, figure, title_of
 

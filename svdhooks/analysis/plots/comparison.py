@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from svdhooks.analysis.comparison import Comparison
-from svdhooks.analysis.comparison_curves import Curve
-from svdhooks.analysis.comparison_rows import Difference
-from svdhooks.analysis.comparison_text import change, since
+from svdhooks.analysis.comparison.curves import Curve
+from svdhooks.analysis.comparison.rows import Difference
+from svdhooks.analysis.comparison.text import change, since
 from svdhooks.analysis.plots._canvas import (
     SMALL,
     Axes,

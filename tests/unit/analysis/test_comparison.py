@@ -10,7 +10,7 @@ import pytest
 
 import svdhooks
 from svdhooks.analysis.comparison import Comparison, compare
-from svdhooks.analysis.comparison_axes import align, envelope
+from svdhooks.analysis.comparison.axes import align, envelope
 from tests.planted import RANK, Planted, seeds, write_planted
 
 FALLING = np.geomspace(40, 10, 30)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from svdhooks.analysis.comparison import compare
-from svdhooks.analysis.comparison_statistics import detectable, gap, holm, stretch
+from svdhooks.analysis.comparison.statistics import detectable, gap, holm, stretch
 from tests.planted import seeds
 
 NO_FLOOR = np.zeros(1)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdhooks.analysis.comparison_axes import Alignment
-from svdhooks.analysis.comparison_runs import Group
+from svdhooks.analysis.comparison.axes import Alignment
+from svdhooks.analysis.comparison.runs import Group
 from svdhooks.display.overview import Source
 
 Floats = NDArray[np.float64]

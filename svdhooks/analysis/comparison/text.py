@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from svdhooks.analysis.comparison_statistics import detectable
+from svdhooks.analysis.comparison.statistics import detectable
 from svdhooks.display.overview import count, figure, title_of
 
 if TYPE_CHECKING:
-    from svdhooks.analysis.comparison import Comparison
-    from svdhooks.analysis.comparison_rows import Difference
+    from svdhooks.analysis.comparison.compared import Comparison
+    from svdhooks.analysis.comparison.rows import Difference
 
 _SHOWN = 20
 _ALPHA = 0.05

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from svdhooks.analysis.comparison_curves import Curve
-from svdhooks.analysis.comparison_runs import Group
-from svdhooks.analysis.comparison_statistics import Gap, gap, holm, stretch
+from svdhooks.analysis.comparison.curves import Curve
+from svdhooks.analysis.comparison.runs import Group
+from svdhooks.analysis.comparison.statistics import Gap, gap, holm, stretch
 
 ALPHA = 0.05
 _LATE = 4

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from svdhooks.analysis import comparison_text
-from svdhooks.analysis.comparison_axes import Alignment, align
-from svdhooks.analysis.comparison_curves import Curve, curves_of
-from svdhooks.analysis.comparison_rows import ALPHA, Difference, differences
-from svdhooks.analysis.comparison_runs import Group, Runs, group_runs, resolve_runs
+from svdhooks.analysis.comparison import text
+from svdhooks.analysis.comparison.axes import Alignment, align
+from svdhooks.analysis.comparison.curves import Curve, curves_of
+from svdhooks.analysis.comparison.rows import ALPHA, Difference, differences
+from svdhooks.analysis.comparison.runs import Group, Runs, group_runs, resolve_runs
 from svdhooks.display.overview import HEADLINES, Source
 
 if TYPE_CHECKING:
@@ -108,15 +108,15 @@ class Comparison:
         Returns:
             Lines without markup, in which names cannot move a terminal's cursor.
         """
-        return comparison_text.text(self, width)
+        return text.text(self, width)
 
     def headline(self) -> str:
         """What was found, in some sentences."""
-        return comparison_text.headline(self)
+        return text.headline(self)
 
     def sentences(self) -> list[str]:
         """The same, one text for each group but the reference."""
-        return comparison_text.sentences(self)
+        return text.sentences(self)
 
     def __str__(self) -> str:
         return self.text()
