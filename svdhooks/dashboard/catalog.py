@@ -27,6 +27,8 @@ OPEN = 6
 
 _SHARE = 20.0
 """Directories are gone through again after so many times as long as that takes."""
+_SLOW = 0.5
+"""Seconds; where it takes longer, requests do not wait for it a second time."""
 _SECONDS = 0.4
 """For summaries, in one answer; the others follow in the next."""
 _AGAIN = 30.0
@@ -83,6 +85,7 @@ class Catalog:
         self._open: OrderedDict[Place, LiveRun] = OrderedDict()
         self._summaries: dict[Place, tuple[float, float, dict[str, Any]]] = {}
         self._listed, self._cost = -float("inf"), 0.0
+        self._worker: threading.Thread | None = None
 
     def places(self, experiment: str, hurry: bool = False) -> dict[str, Place]:
         """All runs.
@@ -96,17 +99,34 @@ class Catalog:
         """
         with self._lock:
             rest = max(self._rest, _SHARE * self._cost * self._rest)
-            if time.monotonic() - self._listed >= (self._rest if hurry else rest):
-                begun = time.monotonic()
-                found = dict(self._find(experiment))
-                self._places = {name: found[name] for name in sorted(found)}
-                for place in set(self._open) - set(found.values()):
-                    del self._open[place]
-                for place in set(self._summaries) - set(found.values()):
-                    del self._summaries[place]
-                self._listed = time.monotonic()
-                self._cost = self._listed - begun
+            hurried = max(self._rest, self._cost * self._rest)
+            if time.monotonic() - self._listed >= (hurried if hurry else rest):
+                if self._places and self._cost > _SLOW:
+                    self._list_beside(experiment)
+                else:
+                    self._list(experiment)
             return self._places
+
+    def _list_beside(self, experiment: str) -> None:
+        """Go through slow directories; until then the runs are those of before."""
+        if self._worker is None or not self._worker.is_alive():
+            self._worker = threading.Thread(
+                target=self._list, args=(experiment,), name="svdhooks-runs", daemon=True
+            )
+            self._worker.start()
+
+    def _list(self, experiment: str) -> None:
+        """Find all runs, and close those that are gone."""
+        begun = time.monotonic()
+        found = dict(self._find(experiment))
+        with self._lock:
+            self._places = {name: found[name] for name in sorted(found)}
+            for place in set(self._open) - set(found.values()):
+                del self._open[place]
+            for place in set(self._summaries) - set(found.values()):
+                del self._summaries[place]
+            self._listed = time.monotonic()
+            self._cost = self._listed - begun
 
     def run(self, name: str, experiment: str) -> LiveRun:
         """A run, opened if it is not.

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from svdhooks.dashboard import catalog as catalogs
 from svdhooks.dashboard.catalog import Catalog
 from svdhooks.dashboard.live import LiveRun
+from svdhooks.dashboard.locating import Root
 from svdhooks.runlog import RunLog
 from svdhooks.runlog.table import RunTable
 from svdhooks.sinks.tensorboard import TensorBoardSink
@@ -53,6 +55,41 @@ def test_few_runs_are_kept_open(tmp_path: Path) -> None:
         catalog.run(f"run{i}", "")
     assert len(catalog._open) == catalogs.OPEN
     assert catalog.run("run0", "") is not first
+
+
+def test_nobody_waits_for_a_slow_disk_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "a", range(2))
+    catalog = Catalog(str(tmp_path), None, None, rest=0.0)
+    monkeypatch.setattr(catalogs, "_SLOW", -1.0)  # the disk is slow
+    assert list(catalog.places("")) == ["a"]
+    find, disk, asked = catalogs.found_on_disk, threading.Event(), threading.Event()
+
+    def slow(known: tuple[Root, ...]) -> Iterator[tuple[str, Path]]:
+        asked.set()
+        assert disk.wait(timeout=30)
+        yield from find(known)
+
+    monkeypatch.setattr(catalogs, "found_on_disk", slow)
+    write_run(tmp_path / "b", range(2))
+    answers: list[object] = []
+
+    def ask() -> None:
+        answers.append(list(catalog.places("")))
+        answers.append(catalog.run("a", "").name)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert answers == [["a"], "a"]
+    assert asked.wait(timeout=10)
+    disk.set()
+    worker = catalog._worker
+    assert worker is not None
+    assert worker.daemon  # it does not keep TensorBoard alive
+    worker.join(timeout=10)
+    assert list(catalog.places("")) == ["a", "b"]
 
 
 def test_many_runs_are_summed_up_a_few_at_a_time(
