@@ -111,16 +111,16 @@ class ProvidedStore(TagStore):
     def __init__(self, provider: Provided, experiment: str, run: str) -> None:
         super().__init__(_NOWHERE)
         self._provider, self._experiment, self._run = provider, experiment, run
-        self._there: Mapping[str, Any] = {}
+        self._offered: Mapping[str, Any] = {}
         self._state: dict[str, tuple[int, float]] = {}
         self._kept: dict[str, tuple[tuple[int, float], Rows | None]] = {}
 
     def refresh(self) -> bool:
         """Ask what there is; whether anything is new."""
-        self._there = self._provider.tensors(self._experiment, self._run)
+        self._offered = self._provider.tensors(self._experiment, self._run)
         state = {
             tag: (series.max_step, series.max_wall_time)
-            for tag, series in self._there.items()
+            for tag, series in self._offered.items()
         }
         new, self._state = state != self._state, state
         return new
@@ -131,7 +131,7 @@ class ProvidedStore(TagStore):
     @property
     def tags(self) -> list[str]:
         """All tags."""
-        return list(self._there)
+        return list(self._offered)
 
     @property
     def scalar_tags(self) -> list[str]:
@@ -140,7 +140,7 @@ class ProvidedStore(TagStore):
 
     def rows(self, tag: str) -> Rows | None:
         """The values of a tag, asked for once for each state."""
-        if tag not in self._there:
+        if tag not in self._offered:
             return None
         state = self._state[tag]
         if tag not in self._kept or self._kept[tag][0] != state:
@@ -163,7 +163,7 @@ class ProvidedStore(TagStore):
         if not found:
             return None
         told = [found[step] for step in sorted(found)]
-        content = self._there[tag].plugin_content or b""
+        content = self._offered[tag].plugin_content or b""
         steps = np.array([d.step for d in told], dtype=np.int64)
         # what tells a value from another of its step: when it was written
         events = np.stack([np.zeros_like(steps), _microseconds(told)], axis=1)
