@@ -7,7 +7,7 @@ from functools import partial
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity
 from svdhooks.alarms.gauges import MEASURES, Gauge, gauges
-from svdhooks.alarms.grouping import Heading, Reporter, Sign
+from svdhooks.alarms.grouping import Reporting, Sign
 from svdhooks.alarms.loss import GETS_WORSE, LOSS_WORDS, LossLevel
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
@@ -102,21 +102,16 @@ _HALF_DIED = 0.5, 0.25
 """Share of dead units, and how much more than at the least, that agree with a fall."""
 
 
-class CollapseState:
+class CollapseState(Reporting):
     """See `Collapse`."""
 
     def __init__(self, rule: Collapse) -> None:
         self._rule = rule
-        self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
+        super().__init__(rule, rule.patience)
         self._gauges: dict[str, tuple[Gauge, ...]] = {}
         self._dead: dict[str, Level] = {}
         self._loss = LossLevel()
         self._needed = math.nan
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""

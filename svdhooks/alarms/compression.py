@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.grouping import Reporting, Sign, number
 from svdhooks.alarms.loss import LossLevel
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
@@ -57,19 +57,14 @@ class Compression:
         return CompressionState(self)
 
 
-class CompressionState:
+class CompressionState(Reporting):
     """See `Compression`."""
 
     def __init__(self, rule: Compression) -> None:
         self._rule = rule
-        self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
+        super().__init__(rule, rule.patience)
         self._levels: dict[tuple[str, str], Level] = {}
         self._loss = LossLevel()
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""

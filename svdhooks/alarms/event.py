@@ -121,7 +121,7 @@ class Alarm(Protocol):
         ...
 
     @property
-    def severity(self) -> str:
+    def severity(self) -> Severity:
         """Of its events: ``"alarm"`` or ``"info"``."""
         ...
 

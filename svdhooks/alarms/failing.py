@@ -7,7 +7,7 @@ from functools import partial
 
 from svdhooks.alarms.checks import check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.grouping import Heading, Reporter, Sign
+from svdhooks.alarms.grouping import Reporting, Sign
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Patience
 
@@ -58,17 +58,12 @@ _ACTIVATIONS = (
 )
 
 
-class NonFiniteState:
+class NonFiniteState(Reporting):
     """See `NonFinite`."""
 
     def __init__(self, rule: NonFinite) -> None:
-        self._reporter = Reporter(Heading(rule.name, rule.severity), _AT_ONCE)
+        super().__init__(rule, _AT_ONCE)
         self._was_bad = False
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""
@@ -149,17 +144,12 @@ class AllZero:
         return AllZeroState(self)
 
 
-class AllZeroState:
+class AllZeroState(Reporting):
     """See `AllZero`."""
 
     def __init__(self, rule: AllZero) -> None:
-        self._reporter = Reporter(Heading(rule.name, rule.severity), _AT_ONCE)
+        super().__init__(rule, _AT_ONCE)
         self._alive: set[tuple[str, str]] = set()
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from svdhooks.alarms.event import AlarmEvent, Severity, named
+from svdhooks.alarms.event import Alarm, AlarmEvent, Severity, named
 from svdhooks.alarms.signals import Key, Latches, Patience
 
 
@@ -99,6 +99,23 @@ class Reporter:
         )
         self._events.append(event)
         return [event]
+
+
+class Reporting:
+    """What the state of every rule has: a reporter, and the events that are open.
+
+    Args:
+        rule: Whose state it is.
+        patience: How long a sign must last.
+    """
+
+    def __init__(self, rule: Alarm, patience: Patience) -> None:
+        self._reporter = Reporter(Heading(rule.name, rule.severity), patience)
+
+    @property
+    def open(self) -> tuple[AlarmEvent, ...]:
+        """Events whose condition holds."""
+        return self._reporter.open
 
 
 def _also(layer: str, layers: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from svdhooks.alarms.checks import check_factors
 from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.grouping import Reporting, Sign, number
 from svdhooks.alarms.loss import GETS_WORSE, LOSS_WORDS, LossLevel
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
@@ -114,20 +114,15 @@ class _Growing:
     advice: str
 
 
-class GrowthState:
+class GrowthState(Reporting):
     """See `Exploding` and `AttentionLogits`."""
 
     def __init__(self, rule: Exploding | AttentionLogits, growing: _Growing) -> None:
         self._rule = rule
         self._growing = growing
-        self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
+        super().__init__(rule, rule.patience)
         self._levels: dict[str, Level] = {}
         self._loss = LossLevel()
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.grouping import Heading, Reporter, Sign, number
+from svdhooks.alarms.grouping import Reporting, Sign, number
 from svdhooks.alarms.loss import LossLevel
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Patience
@@ -68,18 +68,13 @@ _ADVICE = (
 )
 
 
-class TokenCollapseState:
+class TokenCollapseState(Reporting):
     """See `TokenCollapse`."""
 
     def __init__(self, rule: TokenCollapse) -> None:
         self._rule = rule
-        self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
+        super().__init__(rule, rule.patience)
         self._loss = LossLevel()
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from svdhooks.alarms.checks import check_number, check_rule
 from svdhooks.alarms.event import AlarmEvent, Severity, named
-from svdhooks.alarms.grouping import Heading, Reporter, Sign
+from svdhooks.alarms.grouping import Reporting, Sign
 from svdhooks.alarms.reading import Reading
 from svdhooks.alarms.signals import Level, Patience
 
@@ -51,18 +51,13 @@ class DeadUnits:
         return DeadUnitsState(self)
 
 
-class DeadUnitsState:
+class DeadUnitsState(Reporting):
     """See `DeadUnits`."""
 
     def __init__(self, rule: DeadUnits) -> None:
         self._rule = rule
-        self._reporter = Reporter(Heading(rule.name, rule.severity), rule.patience)
+        super().__init__(rule, rule.patience)
         self._levels: dict[str, Level] = {}
-
-    @property
-    def open(self) -> tuple[AlarmEvent, ...]:
-        """Events whose condition holds."""
-        return self._reporter.open
 
     def observe(self, reading: Reading) -> list[AlarmEvent]:
         """Take in one record."""
